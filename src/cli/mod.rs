@@ -1,0 +1,85 @@
+//! The command line: one file a command, each a `clap` struct with `run`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod corpus;
+pub mod doctor;
+pub mod generate;
+pub mod plot;
+#[cfg(feature = "train")]
+pub mod pretrain;
+pub mod tokenizer;
+
+/// Transfer capability distillation: pre-train, distil, fine-tune, export, evaluate and explain BERT and
+/// mixture-of-experts BERT.
+#[derive(Debug, Parser)]
+#[command(name = "tcd", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what was found on this machine (libtorch, CUDA, onnxruntime) and how to mend what is missing.
+    Doctor(doctor::Doctor),
+    /// Train a WordPiece vocabulary, or inspect one.
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Tokenizer),
+    /// Turn text into memory-mapped token shards.
+    #[command(subcommand)]
+    Corpus(corpus::Corpus),
+    /// Write a small corpus and GLUE-shaped task files in a controlled English, for demos and tests.
+    Generate(generate::Generate),
+    /// Pre-train a BERT or mixture-of-experts BERT on a corpus.
+    #[cfg(feature = "train")]
+    Pretrain(pretrain::Pretrain),
+    /// Draw figures from runs.
+    #[command(subcommand)]
+    Plot(plot::Plot),
+}
+
+/// What a command that ran to its end has to say: exit code 0, or 1 where it is a check that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Exit code 0.
+    Done,
+    /// Exit code 1: the command checked something and it did not hold.
+    CheckFailed,
+}
+
+/// Parses the command line, runs the command, prints the error chain; returns the exit code (0, 1, 2).
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        Command::Doctor(c) => c.run(),
+        Command::Tokenizer(c) => c.run(),
+        Command::Corpus(c) => c.run(),
+        Command::Generate(c) => c.run(),
+        #[cfg(feature = "train")]
+        Command::Pretrain(c) => c.run(),
+        Command::Plot(c) => c.run(),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Err(error) => {
+            note(&format!("error: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Writes a line for the person to standard error.
+#[allow(clippy::print_stderr)]
+pub fn note(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Writes a line of data to standard output; a closed pipe ends quietly.
+pub fn out(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}

@@ -1,0 +1,7 @@
+//! Data: text, tokenizers, token shards, masking, batches. No libtorch.
+
+pub mod controlled;
+pub mod corpus;
+pub mod masking;
+pub mod text;
+pub mod tokenizer;

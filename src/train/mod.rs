@@ -1,0 +1,2 @@
+//! train
+pub mod run_log;
