@@ -38,7 +38,12 @@ pub struct Batch {
 
 /// Joins masked rows, cut to the longest.
 fn collate(masked: &[MaskedRow], pad: u32) -> Batch {
-    let length = |row: &MaskedRow| row.input.iter().rposition(|id| *id != pad).map_or(0, |i| i + 1);
+    let length = |row: &MaskedRow| {
+        row.input
+            .iter()
+            .rposition(|id| *id != pad)
+            .map_or(0, |i| i + 1)
+    };
     let lengths: Vec<usize> = masked.iter().map(length).collect();
     let sequence = lengths.iter().copied().max().unwrap_or(0).max(1);
     let tokens = lengths.iter().sum();
@@ -52,12 +57,25 @@ fn collate(masked: &[MaskedRow], pad: u32) -> Batch {
         tokens,
     };
     for (b, row) in masked.iter().enumerate() {
-        batch.input_ids.extend(row.input[..sequence].iter().map(|id| i64::from(*id)));
-        batch.positions.extend(row.positions.iter().map(|p| (b * sequence) as i64 + i64::from(*p)));
-        batch.labels.extend(row.labels.iter().map(|l| i64::from(*l)));
+        batch
+            .input_ids
+            .extend(row.input[..sequence].iter().map(|id| i64::from(*id)));
+        batch.positions.extend(
+            row.positions
+                .iter()
+                .map(|p| (b * sequence) as i64 + i64::from(*p)),
+        );
+        batch
+            .labels
+            .extend(row.labels.iter().map(|l| i64::from(*l)));
     }
     if tokens < masked.len() * sequence {
-        batch.attention_mask = Some(lengths.iter().flat_map(|n| (0..sequence).map(move |i| i64::from(i < *n))).collect());
+        batch.attention_mask = Some(
+            lengths
+                .iter()
+                .flat_map(|n| (0..sequence).map(move |i| i64::from(i < *n)))
+                .collect(),
+        );
     }
     batch
 }
@@ -75,8 +93,21 @@ pub struct TrainBatches {
 
 impl TrainBatches {
     /// Batches of `batch_size` rows. The corpus must hold training rows.
-    pub fn new(corpus: Arc<Corpus>, masker: Masker, batch_size: usize, data_seed: u64, mask_seed: u64) -> Self {
-        TrainBatches { corpus, masker, batch_size, data_seed, mask_seed, order: None }
+    pub fn new(
+        corpus: Arc<Corpus>,
+        masker: Masker,
+        batch_size: usize,
+        data_seed: u64,
+        mask_seed: u64,
+    ) -> Self {
+        TrainBatches {
+            corpus,
+            masker,
+            batch_size,
+            data_seed,
+            mask_seed,
+            order: None,
+        }
     }
 
     /// Row that stands at `place` in the order of `epoch`.
@@ -104,7 +135,10 @@ impl TrainBatches {
             .par_iter()
             .map(|(epoch, row)| {
                 let ids = corpus.split(Split::Train).row(*row as usize);
-                masker.mask(&ids, &mut seed::rng(seed, Stream::Mask, &[*epoch, u64::from(*row)]))
+                masker.mask(
+                    &ids,
+                    &mut seed::rng(seed, Stream::Mask, &[*epoch, u64::from(*row)]),
+                )
             })
             .collect();
         collate(&masked, self.corpus.manifest.pad_token_id)
@@ -124,12 +158,25 @@ impl TrainBatches {
 }
 
 /// The held-out batches: the first `limit` rows (all, if absent) in order, their masks the same in every run.
-pub fn held_out_batches(corpus: &Corpus, masker: &Masker, batch_size: usize, limit: Option<usize>) -> Vec<Batch> {
+pub fn held_out_batches(
+    corpus: &Corpus,
+    masker: &Masker,
+    batch_size: usize,
+    limit: Option<usize>,
+) -> Vec<Batch> {
     let rows = corpus.split(Split::HeldOut);
     let count = limit.unwrap_or(rows.len()).min(rows.len());
     let masked: Vec<MaskedRow> = (0..count)
         .into_par_iter()
-        .map(|row| masker.mask(&rows.row(row), &mut seed::rng(HELD_OUT_SEED, Stream::Mask, &[row as u64])))
+        .map(|row| {
+            masker.mask(
+                &rows.row(row),
+                &mut seed::rng(HELD_OUT_SEED, Stream::Mask, &[row as u64]),
+            )
+        })
         .collect();
-    masked.chunks(batch_size.max(1)).map(|rows| collate(rows, corpus.manifest.pad_token_id)).collect()
+    masked
+        .chunks(batch_size.max(1))
+        .map(|rows| collate(rows, corpus.manifest.pad_token_id))
+        .collect()
 }

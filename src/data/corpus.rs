@@ -47,7 +47,9 @@ pub enum CorpusError {
         source: io::Error,
     },
     /// There was no text.
-    #[error("the corpus is empty: no document in {files} file(s); hint: documents are separated by blank lines")]
+    #[error(
+        "the corpus is empty: no document in {files} file(s); hint: documents are separated by blank lines"
+    )]
     Empty {
         /// Files read.
         files: usize,
@@ -200,7 +202,10 @@ pub struct Progress {
 impl CorpusSettings {
     fn check(&self) -> Result<(), CorpusError> {
         let problem = if self.sequence_length < 3 || self.sequence_length > 1 << 16 {
-            format!("`sequence-length` must lie in 3..=65536: {}", self.sequence_length)
+            format!(
+                "`sequence-length` must lie in 3..=65536: {}",
+                self.sequence_length
+            )
         } else if !(self.held_out >= 0.0 && self.held_out < 1.0) {
             format!("`held-out` must lie in [0, 1): {}", self.held_out)
         } else {
@@ -233,24 +238,46 @@ pub fn build(
     let files = text::files(paths)?;
     let mut inputs = Vec::with_capacity(files.len());
     for path in &files {
-        let io = |source| CorpusError::Io { path: path.clone(), source };
+        let io = |source| CorpusError::Io {
+            path: path.clone(),
+            source,
+        };
         let bytes = fs::metadata(path).map_err(io)?.len();
         let mut hasher = blake3::Hasher::new();
         hasher.update_mmap_rayon(path).map_err(io)?;
-        inputs.push(Input { path: path.clone(), bytes, hash: hasher.finalize().to_hex().to_string() });
+        inputs.push(Input {
+            path: path.clone(),
+            bytes,
+            hash: hasher.finalize().to_hex().to_string(),
+        });
     }
-    progress.total.store(inputs.iter().map(|i| i.bytes).sum(), std::sync::atomic::Ordering::Relaxed);
+    progress.total.store(
+        inputs.iter().map(|i| i.bytes).sum(),
+        std::sync::atomic::Ordering::Relaxed,
+    );
     let key = key(&inputs, tokenizer, settings);
-    if !force && let Ok(old) = Corpus::open(out) && old.manifest.key == key {
+    if !force
+        && let Ok(old) = Corpus::open(out)
+        && old.manifest.key == key
+    {
         return Ok(Built::UpToDate(old.manifest));
     }
-    if out.exists() && !out.join("manifest.json").exists() && fs::read_dir(out).is_ok_and(|mut d| d.next().is_some()) {
+    if out.exists()
+        && !out.join("manifest.json").exists()
+        && fs::read_dir(out).is_ok_and(|mut d| d.next().is_some())
+    {
         return Err(CorpusError::Settings {
-            problem: format!("`{}` exists and is not a corpus; hint: name a new directory", out.display()),
+            problem: format!(
+                "`{}` exists and is not a corpus; hint: name a new directory",
+                out.display()
+            ),
         });
     }
 
-    let name = out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = out
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let partial = out.with_file_name(format!(".{name}.partial"));
     let io = |path: &Path| {
         let path = path.to_path_buf();
@@ -262,7 +289,11 @@ pub fn build(
     fs::create_dir_all(&partial).map_err(io(&partial))?;
     let result = (|| {
         let special = tokenizer.special();
-        let id_bytes = if tokenizer.vocab_size() <= 1 << 16 { 2 } else { 4 };
+        let id_bytes = if tokenizer.vocab_size() <= 1 << 16 {
+            2
+        } else {
+            4
+        };
         let writer = |split| RowWriter::new(&partial, split, id_bytes, settings, special);
         let (mut train, mut held_out) = (writer("train"), writer("heldout"));
         let mut chunk: Vec<String> = Vec::new();
@@ -273,7 +304,11 @@ pub fn build(
                 .map(|d| Ok((settings.holds_out(d), tokenizer.encode(d)?)))
                 .collect::<Result<_, TokenizerError>>()?;
             for (out, ids) in rows {
-                if out { held_out.document(&ids)? } else { train.document(&ids)? }
+                if out {
+                    held_out.document(&ids)?
+                } else {
+                    train.document(&ids)?
+                }
             }
             chunk.clear();
             Ok(())
@@ -296,7 +331,11 @@ pub fn build(
         }
         if train.rows == 0 {
             let hint = "lower `--held-out`, or name more text";
-            return Err(CorpusError::EmptySplit { split: "training", path: out.to_path_buf(), hint });
+            return Err(CorpusError::EmptySplit {
+                split: "training",
+                path: out.to_path_buf(),
+                hint,
+            });
         }
         let manifest = Manifest {
             format: FORMAT,
@@ -311,7 +350,10 @@ pub fn build(
             held_out,
         };
         let json = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
-        for (file, text) in [("tokenizer.json", tokenizer.to_json()), ("manifest.json", json)] {
+        for (file, text) in [
+            ("tokenizer.json", tokenizer.to_json()),
+            ("manifest.json", json),
+        ] {
             fs::write(partial.join(file), text).map_err(io(&partial.join(file)))?;
         }
         if out.exists() {
@@ -331,11 +373,21 @@ fn key(inputs: &[Input], tokenizer: &Tokenizer, settings: &CorpusSettings) -> St
     hasher.update(&FORMAT.to_le_bytes());
     for input in inputs {
         // The name decides how a file is read (.gz, .jsonl); where it lies does not matter.
-        hasher.update(input.path.file_name().unwrap_or_default().as_encoded_bytes());
+        hasher.update(
+            input
+                .path
+                .file_name()
+                .unwrap_or_default()
+                .as_encoded_bytes(),
+        );
         hasher.update(input.hash.as_bytes());
     }
     hasher.update(tokenizer.hash().as_bytes());
-    hasher.update(serde_json::to_string(settings).expect("settings are plain data").as_bytes());
+    hasher.update(
+        serde_json::to_string(settings)
+            .expect("settings are plain data")
+            .as_bytes(),
+    );
     hasher.finalize().to_hex().to_string()
 }
 
@@ -352,8 +404,23 @@ struct RowWriter<'a> {
 }
 
 impl<'a> RowWriter<'a> {
-    fn new(dir: &'a Path, split: &'static str, id_bytes: usize, settings: &'a CorpusSettings, special: super::tokenizer::SpecialTokens) -> Self {
-        RowWriter { dir, split, id_bytes, settings, special, pending: Vec::new(), file: None, summary: SplitSummary::default() }
+    fn new(
+        dir: &'a Path,
+        split: &'static str,
+        id_bytes: usize,
+        settings: &'a CorpusSettings,
+        special: super::tokenizer::SpecialTokens,
+    ) -> Self {
+        RowWriter {
+            dir,
+            split,
+            id_bytes,
+            settings,
+            special,
+            pending: Vec::new(),
+            file: None,
+            summary: SplitSummary::default(),
+        }
     }
 
     fn document(&mut self, ids: &[u32]) -> Result<(), CorpusError> {
@@ -379,22 +446,45 @@ impl<'a> RowWriter<'a> {
     fn row(&mut self, ids: &[u32]) -> Result<(), CorpusError> {
         let length = self.settings.sequence_length;
         let mut bytes = Vec::with_capacity(length * self.id_bytes);
-        let row = std::iter::once(self.special.cls).chain(ids.iter().copied()).chain([self.special.sep]);
+        let row = std::iter::once(self.special.cls)
+            .chain(ids.iter().copied())
+            .chain([self.special.sep]);
         for id in row.chain(std::iter::repeat(self.special.pad)).take(length) {
             bytes.extend_from_slice(&id.to_le_bytes()[..self.id_bytes]);
         }
-        if self.file.as_ref().is_some_and(|(.., written)| written + bytes.len() as u64 > SHARD) {
+        if self
+            .file
+            .as_ref()
+            .is_some_and(|(.., written)| written + bytes.len() as u64 > SHARD)
+        {
             self.close()?;
         }
         if self.file.is_none() {
             let name = format!("{}-{:05}.bin", self.split, self.summary.shards.len());
             let path = self.dir.join(&name);
-            let file = File::create(&path).map_err(|source| CorpusError::Io { path: path.clone(), source })?;
-            self.file = Some((BufWriter::with_capacity(1 << 20, file), blake3::Hasher::new(), path, 0));
-            self.summary.shards.push(Shard { file: name, rows: 0, hash: String::new() });
+            let file = File::create(&path).map_err(|source| CorpusError::Io {
+                path: path.clone(),
+                source,
+            })?;
+            self.file = Some((
+                BufWriter::with_capacity(1 << 20, file),
+                blake3::Hasher::new(),
+                path,
+                0,
+            ));
+            self.summary.shards.push(Shard {
+                file: name,
+                rows: 0,
+                hash: String::new(),
+            });
         }
-        if let (Some((file, hasher, path, written)), Some(shard)) = (&mut self.file, self.summary.shards.last_mut()) {
-            file.write_all(&bytes).map_err(|source| CorpusError::Io { path: path.clone(), source })?;
+        if let (Some((file, hasher, path, written)), Some(shard)) =
+            (&mut self.file, self.summary.shards.last_mut())
+        {
+            file.write_all(&bytes).map_err(|source| CorpusError::Io {
+                path: path.clone(),
+                source,
+            })?;
             hasher.update(&bytes);
             *written += bytes.len() as u64;
             shard.rows += 1;
@@ -405,7 +495,9 @@ impl<'a> RowWriter<'a> {
 
     fn close(&mut self) -> Result<(), CorpusError> {
         if let Some((mut file, hasher, path, _)) = self.file.take() {
-            file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|source| CorpusError::Io { path, source })?;
+            file.flush()
+                .and_then(|()| file.get_ref().sync_all())
+                .map_err(|source| CorpusError::Io { path, source })?;
             if let Some(shard) = self.summary.shards.last_mut() {
                 shard.hash = hasher.finalize().to_hex().to_string();
             }
@@ -447,18 +539,32 @@ impl Rows {
         let mut maps = Vec::new();
         for shard in &summary.shards {
             let path = dir.join(&shard.file);
-            let io = |source| CorpusError::Io { path: path.clone(), source };
+            let io = |source| CorpusError::Io {
+                path: path.clone(),
+                source,
+            };
             let file = File::open(&path).map_err(io)?;
-            let (got, expected) = (file.metadata().map_err(io)?.len(), (shard.rows * sequence_length * id_bytes) as u64);
+            let (got, expected) = (
+                file.metadata().map_err(io)?.len(),
+                (shard.rows * sequence_length * id_bytes) as u64,
+            );
             if got != expected {
-                return Err(CorpusError::Malformed { path, problem: format!("{got} bytes, expected {expected}") });
+                return Err(CorpusError::Malformed {
+                    path,
+                    problem: format!("{got} bytes, expected {expected}"),
+                });
             }
             // SAFETY: shards are only read, and replaced by renaming their directory.
             let map = unsafe { Mmap::map(&file) }.map_err(io)?;
             maps.push((shard.rows, map));
         }
         let rows = maps.iter().map(|(n, _)| n).sum();
-        Ok(Rows { maps, rows, sequence_length, id_bytes })
+        Ok(Rows {
+            maps,
+            rows,
+            sequence_length,
+            id_bytes,
+        })
     }
 
     /// Number of rows.
@@ -487,7 +593,11 @@ impl Rows {
                 let bytes = &map[index * bytes..(index + 1) * bytes];
                 return bytes
                     .chunks_exact(self.id_bytes)
-                    .map(|b| b.iter().rev().fold(0u32, |id, byte| id << 8 | u32::from(*byte)))
+                    .map(|b| {
+                        b.iter()
+                            .rev()
+                            .fold(0u32, |id, byte| id << 8 | u32::from(*byte))
+                    })
                     .collect();
             }
             index -= rows;
@@ -511,18 +621,33 @@ impl Corpus {
     /// Opens a corpus; shards must have the size the manifest states.
     pub fn open(path: &Path) -> Result<Self, CorpusError> {
         let file = path.join("manifest.json");
-        let text = fs::read_to_string(&file).map_err(|source| CorpusError::Io { path: file.clone(), source })?;
-        let malformed = |problem: String| CorpusError::Malformed { path: file.clone(), problem };
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))?;
+        let text = fs::read_to_string(&file).map_err(|source| CorpusError::Io {
+            path: file.clone(),
+            source,
+        })?;
+        let malformed = |problem: String| CorpusError::Malformed {
+            path: file.clone(),
+            problem,
+        };
+        let manifest: Manifest =
+            serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))?;
         if manifest.format != FORMAT {
-            return Err(malformed(format!("format {}, expected {FORMAT}", manifest.format)));
+            return Err(malformed(format!(
+                "format {}, expected {FORMAT}",
+                manifest.format
+            )));
         }
         if ![2, 4].contains(&manifest.id_bytes) || manifest.settings.check().is_err() {
             return Err(malformed("impossible settings".to_string()));
         }
         let train = Rows::open(path, &manifest, &manifest.train)?;
         let held_out = Rows::open(path, &manifest, &manifest.held_out)?;
-        Ok(Corpus { path: path.to_path_buf(), manifest, train, held_out })
+        Ok(Corpus {
+            path: path.to_path_buf(),
+            manifest,
+            train,
+            held_out,
+        })
     }
 
     /// The rows of a split.
@@ -554,12 +679,26 @@ impl Corpus {
 
     /// Reads every shard and holds it against its hash.
     pub fn verify(&self) -> Result<(), CorpusError> {
-        for shard in self.manifest.train.shards.iter().chain(&self.manifest.held_out.shards) {
+        for shard in self
+            .manifest
+            .train
+            .shards
+            .iter()
+            .chain(&self.manifest.held_out.shards)
+        {
             let path = self.path.join(&shard.file);
             let mut hasher = blake3::Hasher::new();
-            hasher.update_mmap_rayon(&path).map_err(|source| CorpusError::Io { path: path.clone(), source })?;
+            hasher
+                .update_mmap_rayon(&path)
+                .map_err(|source| CorpusError::Io {
+                    path: path.clone(),
+                    source,
+                })?;
             if hasher.finalize().to_hex().as_str() != shard.hash {
-                return Err(CorpusError::Malformed { path, problem: "its hash is not the manifest's".to_string() });
+                return Err(CorpusError::Malformed {
+                    path,
+                    problem: "its hash is not the manifest's".to_string(),
+                });
             }
         }
         Ok(())

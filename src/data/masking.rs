@@ -26,7 +26,12 @@ pub struct MaskingConfig {
 
 impl Default for MaskingConfig {
     fn default() -> Self {
-        MaskingConfig { probability: 0.15, mask_share: 0.8, random_share: 0.1, whole_word: false }
+        MaskingConfig {
+            probability: 0.15,
+            mask_share: 0.8,
+            random_share: 0.1,
+            whole_word: false,
+        }
     }
 }
 
@@ -35,7 +40,10 @@ impl MaskingConfig {
     pub fn violations(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if !(self.probability > 0.0 && self.probability < 1.0) {
-            lines.push(format!("`masking.probability` must lie in (0, 1): {}", self.probability));
+            lines.push(format!(
+                "`masking.probability` must lie in (0, 1): {}",
+                self.probability
+            ));
         }
         let shares = self.mask_share + self.random_share;
         if !(self.mask_share >= 0.0 && self.random_share >= 0.0 && shares <= 1.0) {
@@ -93,13 +101,21 @@ impl Masker {
             }
             eligible += 1;
             let i = i as u32;
-            let continues = self.config.whole_word && self.continuation.get(*id as usize).copied().unwrap_or(false);
+            let continues = self.config.whole_word
+                && self
+                    .continuation
+                    .get(*id as usize)
+                    .copied()
+                    .unwrap_or(false);
             match units.last_mut() {
                 Some((_, end)) if continues && *end == i => *end = i + 1,
                 _ => units.push((i, i + 1)),
             }
         }
-        let mut masked = MaskedRow { input: row.to_vec(), ..MaskedRow::default() };
+        let mut masked = MaskedRow {
+            input: row.to_vec(),
+            ..MaskedRow::default()
+        };
         if eligible == 0 {
             return masked;
         }
@@ -170,28 +186,48 @@ mod tests {
                 same += f64::from(new == old);
                 total += 1.0;
             }
-            let changed = row.iter().zip(&m.input).enumerate().filter(|(_, (a, b))| a != b);
+            let changed = row
+                .iter()
+                .zip(&m.input)
+                .enumerate()
+                .filter(|(_, (a, b))| a != b);
             for (i, _) in changed {
                 assert!(m.positions.contains(&(i as u32)));
             }
         }
-        let near = |count: f64, p: f64| (count - total * p).abs() < 5.0 * (total * p * (1.0 - p)).sqrt();
+        let near =
+            |count: f64, p: f64| (count - total * p).abs() < 5.0 * (total * p * (1.0 - p)).sqrt();
         assert!(near(masks, 0.8), "{}", masks / total);
         // A random token is the old one once in a vocabulary of ordinary tokens.
-        assert!(near(same, 0.1 + 0.1 / (t.vocab_size() - 5) as f64), "{}", same / total);
+        assert!(
+            near(same, 0.1 + 0.1 / (t.vocab_size() - 5) as f64),
+            "{}",
+            same / total
+        );
     }
 
     #[test]
     fn whole_words_are_masked_together() {
         let t = tokenizer();
-        let masker = Masker::new(&MaskingConfig { whole_word: true, probability: 0.3, ..MaskingConfig::default() }, &t);
+        let masker = Masker::new(
+            &MaskingConfig {
+                whole_word: true,
+                probability: 0.3,
+                ..MaskingConfig::default()
+            },
+            &t,
+        );
         let row = row(&t, 60);
         assert!(row.iter().any(|id| t.continues(*id)));
         for i in 0..500 {
             let m = masker.mask(&row, &mut rng(1, Stream::Mask, &[i]));
             for (k, id) in row.iter().enumerate().skip(2) {
                 if t.continues(*id) && !t.special().contains(row[k - 1]) {
-                    assert_eq!(m.positions.contains(&(k as u32)), m.positions.contains(&(k as u32 - 1)), "row {i}, token {k}");
+                    assert_eq!(
+                        m.positions.contains(&(k as u32)),
+                        m.positions.contains(&(k as u32 - 1)),
+                        "row {i}, token {k}"
+                    );
                 }
             }
         }
@@ -201,7 +237,8 @@ mod tests {
     fn a_row_of_specials_has_nothing_to_predict() {
         let t = tokenizer();
         let s = t.special();
-        let m = Masker::new(&MaskingConfig::default(), &t).mask(&[s.cls, s.sep, s.pad], &mut rng(1, Stream::Mask, &[]));
+        let m = Masker::new(&MaskingConfig::default(), &t)
+            .mask(&[s.cls, s.sep, s.pad], &mut rng(1, Stream::Mask, &[]));
         assert!(m.positions.is_empty());
         assert_eq!(m.input, [s.cls, s.sep, s.pad]);
     }

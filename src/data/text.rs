@@ -68,15 +68,24 @@ pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, TextError> {
 }
 
 fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), TextError> {
-    let io = |source| TextError::Io { path: path.to_path_buf(), source };
+    let io = |source| TextError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
     if !fs::metadata(path).map_err(io)?.is_dir() {
         found.push(path.to_path_buf());
         return Ok(());
     }
-    let mut children = fs::read_dir(path).map_err(io)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(io)?;
+    let mut children = fs::read_dir(path)
+        .map_err(io)?
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io)?;
     children.sort();
     for child in children {
-        let hidden = child.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        let hidden = child
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with('.'));
         if !hidden {
             collect(&child, found)?;
         }
@@ -110,26 +119,62 @@ pub struct Documents {
 impl Documents {
     /// Opens a file; `.jsonl` (also compressed) is read as JSONL with the text in `text_field`. Bytes read are added to
     /// `progress`.
-    pub fn open(path: &Path, text_field: &str, progress: Arc<AtomicU64>) -> Result<Self, TextError> {
-        let io = |source| TextError::Io { path: path.to_path_buf(), source };
-        let file = Counted { inner: File::open(path).map_err(io)?, count: progress };
-        let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
-        let (inner, reader): (&str, Box<dyn BufRead + Send>) = if let Some(inner) = name.strip_suffix(".gz") {
-            (inner, Box::new(BufReader::with_capacity(1 << 18, flate2::read::MultiGzDecoder::new(file))))
-        } else if let Some(inner) = name.strip_suffix(".zst") {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(file).map_err(|e| io(io::Error::other(e)))?;
-            (inner, Box::new(BufReader::with_capacity(1 << 18, decoder)))
-        } else {
-            (name.as_str(), Box::new(BufReader::with_capacity(1 << 18, file)))
+    pub fn open(
+        path: &Path,
+        text_field: &str,
+        progress: Arc<AtomicU64>,
+    ) -> Result<Self, TextError> {
+        let io = |source| TextError::Io {
+            path: path.to_path_buf(),
+            source,
         };
+        let file = Counted {
+            inner: File::open(path).map_err(io)?,
+            count: progress,
+        };
+        let name = path
+            .file_name()
+            .map(|n| n.to_string_lossy().to_lowercase())
+            .unwrap_or_default();
+        let (inner, reader): (&str, Box<dyn BufRead + Send>) =
+            if let Some(inner) = name.strip_suffix(".gz") {
+                (
+                    inner,
+                    Box::new(BufReader::with_capacity(
+                        1 << 18,
+                        flate2::read::MultiGzDecoder::new(file),
+                    )),
+                )
+            } else if let Some(inner) = name.strip_suffix(".zst") {
+                let decoder = ruzstd::decoding::StreamingDecoder::new(file)
+                    .map_err(|e| io(io::Error::other(e)))?;
+                (inner, Box::new(BufReader::with_capacity(1 << 18, decoder)))
+            } else {
+                (
+                    name.as_str(),
+                    Box::new(BufReader::with_capacity(1 << 18, file)),
+                )
+            };
         let json_field = inner.ends_with(".jsonl").then(|| text_field.to_string());
-        Ok(Documents { path: path.to_path_buf(), reader, json_field, line: 0, done: false })
+        Ok(Documents {
+            path: path.to_path_buf(),
+            reader,
+            json_field,
+            line: 0,
+            done: false,
+        })
     }
 
     /// The next line without its end, or `None` at the end of the file.
     fn read_line(&mut self) -> Result<Option<String>, TextError> {
         let mut bytes = Vec::new();
-        let n = self.reader.read_until(b'\n', &mut bytes).map_err(|source| TextError::Io { path: self.path.clone(), source })?;
+        let n = self
+            .reader
+            .read_until(b'\n', &mut bytes)
+            .map_err(|source| TextError::Io {
+                path: self.path.clone(),
+                source,
+            })?;
         if n == 0 {
             return Ok(None);
         }
@@ -142,7 +187,11 @@ impl Documents {
         }
         match String::from_utf8(bytes) {
             Ok(text) => Ok(Some(text)),
-            Err(e) => Err(TextError::NotUtf8 { path: self.path.clone(), line: self.line, byte: e.utf8_error().valid_up_to() }),
+            Err(e) => Err(TextError::NotUtf8 {
+                path: self.path.clone(),
+                line: self.line,
+                byte: e.utf8_error().valid_up_to(),
+            }),
         }
     }
 
@@ -153,8 +202,14 @@ impl Documents {
                 if line.trim().is_empty() {
                     continue;
                 }
-                let wrong = |problem: String| TextError::Json { path: self.path.clone(), line: self.line, problem, field: field.clone() };
-                let value: Value = serde_json::from_str(&line).map_err(|e| wrong(format!("not JSON ({e})")))?;
+                let wrong = |problem: String| TextError::Json {
+                    path: self.path.clone(),
+                    line: self.line,
+                    problem,
+                    field: field.clone(),
+                };
+                let value: Value =
+                    serde_json::from_str(&line).map_err(|e| wrong(format!("not JSON ({e})")))?;
                 return match value.get(field) {
                     Some(Value::String(text)) => Ok(Some(text.clone())),
                     Some(_) => Err(wrong(format!("field `{field}` is not a string"))),
@@ -202,17 +257,30 @@ mod tests {
         let text = "\u{feff}One line.\r\nTwo.\n\n\n  \nSecond document, no end";
         let plain = dir.path().join("a.txt");
         fs::write(&plain, text).unwrap();
-        let expected = vec!["One line.\nTwo.\n".to_string(), "Second document, no end\n".to_string()];
+        let expected = vec![
+            "One line.\nTwo.\n".to_string(),
+            "Second document, no end\n".to_string(),
+        ];
         assert_eq!(read(&plain).unwrap(), expected);
         let gz = dir.path().join("a.txt.gz");
-        let mut encoder = flate2::write::GzEncoder::new(File::create(&gz).unwrap(), flate2::Compression::default());
+        let mut encoder = flate2::write::GzEncoder::new(
+            File::create(&gz).unwrap(),
+            flate2::Compression::default(),
+        );
         encoder.write_all(text.as_bytes()).unwrap();
         encoder.finish().unwrap();
         assert_eq!(read(&gz).unwrap(), expected);
         let zst = dir.path().join("a.txt.zst");
-        ruzstd::encoding::compress(text.as_bytes(), File::create(&zst).unwrap(), ruzstd::encoding::CompressionLevel::Fastest);
+        ruzstd::encoding::compress(
+            text.as_bytes(),
+            File::create(&zst).unwrap(),
+            ruzstd::encoding::CompressionLevel::Fastest,
+        );
         assert_eq!(read(&zst).unwrap(), expected);
-        assert_eq!(files(&[dir.path().to_path_buf()]).unwrap(), [plain, gz, zst]);
+        assert_eq!(
+            files(&[dir.path().to_path_buf()]).unwrap(),
+            [plain, gz, zst]
+        );
     }
 
     #[test]
@@ -221,10 +289,16 @@ mod tests {
         let path = dir.path().join("latin.txt");
         fs::write(&path, b"fine\ncaf\xe9\n").unwrap();
         let text = read(&path).unwrap_err().to_string();
-        assert!(text.contains("latin.txt") && text.contains("line 2, byte 3"), "{text}");
+        assert!(
+            text.contains("latin.txt") && text.contains("line 2, byte 3"),
+            "{text}"
+        );
         let path = dir.path().join("b.jsonl");
         for (content, part) in [
-            ("{\"text\": \"a\"}\n{\"body\": \"b\"}\n", "line 2: no field `text`"),
+            (
+                "{\"text\": \"a\"}\n{\"body\": \"b\"}\n",
+                "line 2: no field `text`",
+            ),
             ("{\"text\": 3}\n", "line 1: field `text` is not a string"),
             ("{\"text\": \"a\"\n", "line 1: not JSON"),
         ] {

@@ -94,24 +94,41 @@ impl Tokenizer {
     pub fn load(path: &Path) -> Result<Self, TokenizerError> {
         let mut path = path.to_path_buf();
         if path.is_dir() {
-            let found = ["tokenizer.json", "vocab.txt"].iter().map(|n| path.join(n)).find(|p| p.exists());
+            let found = ["tokenizer.json", "vocab.txt"]
+                .iter()
+                .map(|n| path.join(n))
+                .find(|p| p.exists());
             path = found.ok_or_else(|| TokenizerError::Malformed {
                 path: path.clone(),
                 problem: "a folder without `tokenizer.json` or `vocab.txt`".to_string(),
             })?;
         }
-        let text = fs::read_to_string(&path).map_err(|source| TokenizerError::Io { path: path.clone(), source })?;
-        let malformed = |problem: String| TokenizerError::Malformed { path: path.clone(), problem };
+        let text = fs::read_to_string(&path).map_err(|source| TokenizerError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        let malformed = |problem: String| TokenizerError::Malformed {
+            path: path.clone(),
+            problem,
+        };
         let inner = if text.trim_start().starts_with('{') {
-            let mut inner: HfTokenizer = text.parse().map_err(|e: tokenizers::Error| malformed(e.to_string()))?;
-            inner.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
+            let mut inner: HfTokenizer = text
+                .parse()
+                .map_err(|e: tokenizers::Error| malformed(e.to_string()))?;
+            inner
+                .with_truncation(None)
+                .map_err(|e| malformed(e.to_string()))?;
             inner.with_padding(None);
             inner
         } else {
             let mut lines: BTreeMap<&str, u32> = BTreeMap::new();
             for (i, token) in text.lines().enumerate() {
                 if let Some(first) = lines.insert(token, i as u32) {
-                    return Err(malformed(format!("token `{token}` stands on lines {} and {}", first + 1, i + 1)));
+                    return Err(malformed(format!(
+                        "token `{token}` stands on lines {} and {}",
+                        first + 1,
+                        i + 1
+                    )));
                 }
             }
             let vocab = lines.into_iter().map(|(t, i)| (t.to_string(), i));
@@ -126,18 +143,35 @@ impl Tokenizer {
     }
 
     fn from_inner(inner: HfTokenizer, path: &Path) -> Result<Self, TokenizerError> {
-        let missing: Vec<String> =
-            SPECIAL_TOKENS.iter().filter(|t| inner.token_to_id(t).is_none()).map(|t| t.to_string()).collect();
+        let missing: Vec<String> = SPECIAL_TOKENS
+            .iter()
+            .filter(|t| inner.token_to_id(t).is_none())
+            .map(|t| t.to_string())
+            .collect();
         if !missing.is_empty() {
-            return Err(TokenizerError::Specials { path: path.to_path_buf(), missing });
+            return Err(TokenizerError::Specials {
+                path: path.to_path_buf(),
+                missing,
+            });
         }
         let id = |token: &str| inner.token_to_id(token).unwrap_or_default();
-        let special = SpecialTokens { pad: id("[PAD]"), unk: id("[UNK]"), cls: id("[CLS]"), sep: id("[SEP]"), mask: id("[MASK]") };
-        let vocab: BTreeMap<u32, String> = inner.get_vocab(true).into_iter().map(|(t, i)| (i, t)).collect();
+        let special = SpecialTokens {
+            pad: id("[PAD]"),
+            unk: id("[UNK]"),
+            cls: id("[CLS]"),
+            sep: id("[SEP]"),
+            mask: id("[MASK]"),
+        };
+        let vocab: BTreeMap<u32, String> = inner
+            .get_vocab(true)
+            .into_iter()
+            .map(|(t, i)| (i, t))
+            .collect();
         let size = vocab.last_key_value().map_or(0, |(i, _)| *i as usize + 1);
         let mut continuation = vec![false; size];
         for (i, token) in &vocab {
-            continuation[*i as usize] = token.starts_with(CONTINUATION) && token.len() > CONTINUATION.len();
+            continuation[*i as usize] =
+                token.starts_with(CONTINUATION) && token.len() > CONTINUATION.len();
         }
         // What decides on token ids: the vocabulary and what text goes through before it.
         let mut hasher = blake3::Hasher::new();
@@ -150,7 +184,12 @@ impl Tokenizer {
         hasher.update(json(serde_json::to_string(&inner.get_normalizer())).as_bytes());
         hasher.update(json(serde_json::to_string(&inner.get_pre_tokenizer())).as_bytes());
         let hash = hasher.finalize().to_hex().to_string();
-        Ok(Tokenizer { inner, special, continuation, hash })
+        Ok(Tokenizer {
+            inner,
+            special,
+            continuation,
+            hash,
+        })
     }
 
     /// Trains a WordPiece vocabulary with BERT's normaliser. `texts` is asked for the texts twice: for the alphabet, then for
@@ -162,14 +201,20 @@ impl Tokenizer {
         min_frequency: u64,
         lowercase: bool,
     ) -> Result<Self, TokenizerError> {
-        let failed = |e: tokenizers::Error| TokenizerError::Train { problem: e.to_string() };
+        let failed = |e: tokenizers::Error| TokenizerError::Train {
+            problem: e.to_string(),
+        };
         let mut inner = HfTokenizer::new(WordPiece::default());
-        inner.with_normalizer(Some(BertNormalizer::new(true, true, None, lowercase))).map_err(failed)?;
+        inner
+            .with_normalizer(Some(BertNormalizer::new(true, true, None, lowercase)))
+            .map_err(failed)?;
         inner.with_pre_tokenizer(Some(BertPreTokenizer));
         let mut counts: BTreeMap<char, u64> = BTreeMap::new();
         for text in texts() {
             let mut text = tokenizers::NormalizedString::from(text);
-            BertNormalizer::new(true, true, None, lowercase).normalize(&mut text).map_err(failed)?;
+            BertNormalizer::new(true, true, None, lowercase)
+                .normalize(&mut text)
+                .map_err(failed)?;
             for c in text.get().chars().filter(|c| !c.is_whitespace()) {
                 *counts.entry(c).or_default() += 1;
             }
@@ -180,15 +225,23 @@ impl Tokenizer {
         alphabet.sort();
         let least = SPECIAL_TOKENS.len() + 2 * alphabet.len();
         if alphabet.is_empty() {
-            return Err(TokenizerError::Train { problem: "the text holds no word; hint: name files with running text".to_string() });
+            return Err(TokenizerError::Train {
+                problem: "the text holds no word; hint: name files with running text".to_string(),
+            });
         }
         if vocab_size < least {
-            let problem = format!("a vocabulary for this text needs at least {least} tokens (special ones and characters): {vocab_size}");
+            let problem = format!(
+                "a vocabulary for this text needs at least {least} tokens (special ones and characters): {vocab_size}"
+            );
             return Err(TokenizerError::Train { problem });
         }
         let inside = alphabet.iter().map(|(c, _)| format!("{CONTINUATION}{c}"));
-        let first: Vec<AddedToken> =
-            SPECIAL_TOKENS.iter().map(|t| t.to_string()).chain(inside).map(|t| AddedToken::from(t, true)).collect();
+        let first: Vec<AddedToken> = SPECIAL_TOKENS
+            .iter()
+            .map(|t| t.to_string())
+            .chain(inside)
+            .map(|t| AddedToken::from(t, true))
+            .collect();
         let mut trainer: tokenizers::models::TrainerWrapper = WordPieceTrainer::builder()
             .vocab_size(vocab_size)
             .min_frequency(min_frequency)
@@ -205,7 +258,10 @@ impl Tokenizer {
             .unk_token("[UNK]".to_string())
             .build()
             .map_err(failed)?;
-        Self::from_inner(bert(model, lowercase).map_err(failed)?, Path::new("tokenizer.json"))
+        Self::from_inner(
+            bert(model, lowercase).map_err(failed)?,
+            Path::new("tokenizer.json"),
+        )
     }
 
     /// Number of ids.
@@ -231,13 +287,24 @@ impl Tokenizer {
     /// Token ids of a text, without special tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.inner.encode_fast(text, false);
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| TokenizerError::Train { problem: e.to_string() })
+        encoding
+            .map(|e| e.get_ids().to_vec())
+            .map_err(|e| TokenizerError::Train {
+                problem: e.to_string(),
+            })
+    }
+
+    /// The piece of one id, as the vocabulary has it.
+    pub fn piece(&self, id: u32) -> String {
+        self.inner
+            .id_to_token(id)
+            .unwrap_or_else(|| format!("<{id}>"))
     }
 
     /// Text of token ids, special tokens shown.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let tokens = ids.iter().map(|i| self.inner.id_to_token(*i).unwrap_or_else(|| format!("<{i}>")));
-        tokens.collect::<Vec<_>>().join(" ").replace(" ##", "")
+        let pieces = ids.iter().map(|id| self.piece(*id));
+        pieces.collect::<Vec<_>>().join(" ").replace(" ##", "")
     }
 
     /// The `tokenizer.json` text.
@@ -252,8 +319,11 @@ fn bert(model: WordPiece, lowercase: bool) -> Result<HfTokenizer, tokenizers::Er
     inner.with_normalizer(Some(BertNormalizer::new(true, true, None, lowercase)))?;
     inner.with_pre_tokenizer(Some(BertPreTokenizer));
     inner.with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
-    let known: Vec<AddedToken> =
-        SPECIAL_TOKENS.iter().filter(|t| inner.token_to_id(t).is_some()).map(|t| AddedToken::from(*t, true)).collect();
+    let known: Vec<AddedToken> = SPECIAL_TOKENS
+        .iter()
+        .filter(|t| inner.token_to_id(t).is_some())
+        .map(|t| AddedToken::from(*t, true))
+        .collect();
     inner.add_special_tokens(known)?;
     if let (Some(cls), Some(sep)) = (inner.token_to_id("[CLS]"), inner.token_to_id("[SEP]")) {
         let template = TemplateProcessing::builder()
@@ -271,7 +341,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const TEXT: &str = "The walker walked. The talker talked and talks. Walking and talking walkers.";
+    const TEXT: &str =
+        "The walker walked. The talker talked and talks. Walking and talking walkers.";
 
     #[test]
     fn training_is_repeatable_and_files_keep_the_hash() {
@@ -286,9 +357,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("tokenizer.json"), a.to_json()).unwrap();
         let back = Tokenizer::load(dir.path()).unwrap();
-        assert_eq!((back.hash(), back.encode("talker zzz").unwrap()), (a.hash(), a.encode("talker zzz").unwrap()));
+        assert_eq!(
+            (back.hash(), back.encode("talker zzz").unwrap()),
+            (a.hash(), a.encode("talker zzz").unwrap())
+        );
         // The same vocabulary as vocab.txt.
-        let mut vocab: Vec<(u32, String)> = a.inner.get_vocab(true).into_iter().map(|(t, i)| (i, t)).collect();
+        let mut vocab: Vec<(u32, String)> = a
+            .inner
+            .get_vocab(true)
+            .into_iter()
+            .map(|(t, i)| (i, t))
+            .collect();
         vocab.sort();
         let lines: Vec<&str> = vocab.iter().map(|(_, t)| t.as_str()).collect();
         let file = dir.path().join("vocab.txt");
@@ -307,13 +386,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("vocab.txt");
         for (text, part) in [
-            ("[PAD]\n[UNK]\n[CLS]\na\n", "lacks the special tokens [SEP], [MASK]"),
-            ("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\na\n", "token `a` stands on lines 6 and 8"),
+            (
+                "[PAD]\n[UNK]\n[CLS]\na\n",
+                "lacks the special tokens [SEP], [MASK]",
+            ),
+            (
+                "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\na\n",
+                "token `a` stands on lines 6 and 8",
+            ),
             ("{\"version\": 1", "is not a tokenizer"),
         ] {
             fs::write(&file, text).unwrap();
             let error = Tokenizer::load(&file).unwrap_err().to_string();
-            assert!(error.contains(part) && error.contains("vocab.txt"), "{part} not in: {error}");
+            assert!(
+                error.contains(part) && error.contains("vocab.txt"),
+                "{part} not in: {error}"
+            );
         }
     }
 }
