@@ -285,27 +285,34 @@ impl Store {
     }
 
     /// Sets every parameter: `read` gives its values by name, in table shape.
-    pub fn load<E: From<ModelError>>(
-        &mut self,
+    pub fn load<E: From<ModelError>>(&mut self, read: impl FnMut(&Parameter) -> Result<Vec<f32>, E>) -> Result<(), E> {
+        let values = self.gather(read)?;
+        self.fill(&values);
+        Ok(())
+    }
+
+    /// Lays out values given by parameter as the buffer lays them out.
+    pub fn gather<E: From<ModelError>>(
+        &self,
         mut read: impl FnMut(&Parameter) -> Result<Vec<f32>, E>,
-    ) -> Result<(), E> {
+    ) -> Result<Vec<f32>, E> {
         let mut values = vec![0f32; self.len()];
         for slot in &self.slots {
             let expected = slot.parameter.shape.iter().product::<usize>();
             let given = read(&slot.parameter)?;
             if given.len() != expected {
                 let name = slot.parameter.name.clone();
-                return Err(ModelError::Size {
-                    name,
-                    expected,
-                    got: given.len(),
-                }
-                .into());
+                return Err(ModelError::Size { name, expected, got: given.len() }.into());
             }
             values[slot.start..slot.start + expected].copy_from_slice(&given);
         }
-        self.fill(&values);
-        Ok(())
+        Ok(values)
+    }
+
+    /// Sets `flat`, a tensor of the buffer's layout, to these values.
+    pub fn write(&self, flat: &mut Tensor, values: &[f32]) {
+        let source = Tensor::from_slice(values);
+        tch::no_grad(|| flat.copy_(&source));
     }
 
     /// Values of the parameter `name` within `flat`, a tensor of the buffer's layout (the buffer itself, a moment).
@@ -319,20 +326,6 @@ impl Store {
         let mut values = vec![0f32; len];
         view.to_device(Device::Cpu).copy_data(&mut values, len);
         Some(values)
-    }
-
-    /// Where the parameter `name` starts in the buffer.
-    pub fn start(&self, name: &str) -> Option<usize> {
-        let found = self
-            .slots
-            .binary_search_by(|s| s.parameter.name.as_str().cmp(name))
-            .ok()?;
-        Some(self.slots[found].start)
-    }
-
-    /// The table rows, sorted by name.
-    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
-        self.slots.iter().map(|s| &s.parameter)
     }
 
     /// Brings the bf16 copy up to date with the buffer; nothing to do in f32.

@@ -1,2 +1,8 @@
-//! train
-pub mod run_log;
+//! Training: configuration, optimizer, checkpoints, and the pre-training run.
+
+pub mod checkpoint;
+pub mod config;
+pub mod optimizer;
+pub mod pretrain;
+pub mod schedule;
+pub mod step;

@@ -1,0 +1,176 @@
+//! AdamW (Loshchilov, Hutter 2019) over the flat buffer, with clipping by global norm.
+//!
+//! Both moments are tensors of the buffer's layout, so saving, sharding and reducing them needs no names. On the CPU the
+//! update is one pass in Rust over parameters, moments and gradients; elsewhere it is tensor operations on the same layout.
+//! A leaf without a gradient in this step is left as it is.
+
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use super::config::OptimizerConfig;
+use crate::model::Store;
+
+/// Elements that one task updates; also the blocks of the norm, so that its value does not depend on the thread count.
+const BLOCK: usize = 1 << 16;
+
+/// AdamW and its state.
+#[derive(Debug)]
+pub struct AdamW {
+    config: OptimizerConfig,
+    /// Running mean of the gradient, `[N]`, f32.
+    pub first: Tensor,
+    /// Running mean of its square, `[N]`, f32.
+    pub second: Tensor,
+    /// Updates made.
+    pub updates: u64,
+}
+
+/// A contiguous CPU f32 tensor as a slice.
+///
+/// # Safety
+/// The tensor must outlive the slice, and nothing else may write to it meanwhile.
+unsafe fn slice<'a>(tensor: &'a Tensor) -> &'a [f32] {
+    assert!(tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous());
+    // SAFETY: a contiguous f32 CPU tensor holds `numel` floats at its pointer.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
+}
+
+/// The same, to write to.
+///
+/// # Safety
+/// As for [`slice`], and nothing else may read it meanwhile.
+unsafe fn slice_mut<'a>(tensor: &'a mut Tensor) -> &'a mut [f32] {
+    assert!(tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous());
+    // SAFETY: see `slice`; `&mut` keeps this handle from being used twice.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
+}
+
+impl AdamW {
+    /// State at rest for the parameters of `store`.
+    pub fn new(config: &OptimizerConfig, store: &Store) -> Self {
+        AdamW { config: config.clone(), first: store.buffer().zeros_like(), second: store.buffer().zeros_like(), updates: 0 }
+    }
+
+    /// Global L2 norm of the gradients; `gradients[i]` belongs to leaf `i` and may be undefined.
+    pub fn norm(gradients: &[Tensor]) -> f64 {
+        let defined = gradients.iter().filter(|g| g.defined());
+        let squares: f64 = defined
+            .map(|g| {
+                if g.device() == Device::Cpu && g.kind() == Kind::Float && g.is_contiguous() {
+                    // SAFETY: only read, and the gradient outlives the sum.
+                    let values = unsafe { slice(g) };
+                    let blocks: Vec<f64> = values.par_chunks(BLOCK).map(square_sum).collect();
+                    blocks.iter().sum::<f64>()
+                } else {
+                    g.square().sum(Kind::Float).double_value(&[])
+                }
+            })
+            .sum();
+        squares.sqrt()
+    }
+
+    /// One update at learning rate `rate`, gradients multiplied by `scale` first (for clipping and accumulation).
+    pub fn step(&mut self, store: &mut Store, gradients: &[Tensor], rate: f64, scale: f64) {
+        self.updates += 1;
+        let c = &self.config;
+        let correction1 = 1.0 - c.beta1.powi(self.updates.min(i32::MAX as u64) as i32);
+        let correction2 = 1.0 - c.beta2.powi(self.updates.min(i32::MAX as u64) as i32);
+        let leaves: Vec<(usize, usize, bool)> = store.leaves().iter().map(|l| (l.start, l.len, l.decay)).collect();
+        let cpu = store.buffer().device() == Device::Cpu;
+        let mut buffer = store.buffer().shallow_clone();
+        for ((start, len, decay), gradient) in leaves.into_iter().zip(gradients).filter(|(_, g)| g.defined()) {
+            let decay = if decay { rate * c.weight_decay } else { 0.0 };
+            let gradient = gradient.to_kind(Kind::Float).contiguous();
+            if cpu {
+                let update = Update {
+                    rate: (rate / correction1) as f32,
+                    keep: (1.0 - decay) as f32,
+                    beta1: c.beta1 as f32,
+                    beta2: c.beta2 as f32,
+                    root: (1.0 / correction2).sqrt() as f32,
+                    eps: c.eps as f32,
+                    scale: scale as f32,
+                };
+                // SAFETY: three tensors of one layout and a gradient, all distinct, all alive; ranges end within them.
+                let (w, m, v, g) = unsafe {
+                    (
+                        &mut slice_mut(&mut buffer)[start..start + len],
+                        &mut slice_mut(&mut self.first)[start..start + len],
+                        &mut slice_mut(&mut self.second)[start..start + len],
+                        slice(&gradient),
+                    )
+                };
+                w.par_chunks_mut(BLOCK)
+                    .zip(m.par_chunks_mut(BLOCK))
+                    .zip(v.par_chunks_mut(BLOCK))
+                    .zip(g.par_chunks(BLOCK))
+                    .for_each(|(((w, m), v), g)| update.apply(w, m, v, g));
+            } else {
+                tch::no_grad(|| {
+                    let (start, len) = (start as i64, len as i64);
+                    let g = gradient.view([-1]) * scale;
+                    let mut w = buffer.narrow(0, start, len);
+                    let mut m = self.first.narrow(0, start, len);
+                    let mut v = self.second.narrow(0, start, len);
+                    let _ = m.lerp_(&g, 1.0 - c.beta1);
+                    let _ = v.g_mul_scalar_(c.beta2);
+                    let _ = v.g_add_(&(g.square() * (1.0 - c.beta2)));
+                    let direction = &m / ((&v / correction2).sqrt() + c.eps);
+                    let _ = w.g_mul_scalar_(1.0 - decay);
+                    let _ = w.g_sub_(&(direction * (rate / correction1)));
+                });
+            }
+        }
+        store.refresh();
+    }
+}
+
+/// Sum of squares in f64, eight lanes.
+fn square_sum(values: &[f32]) -> f64 {
+    let (groups, rest) = values.as_chunks::<8>();
+    let mut lanes = [0f64; 8];
+    for group in groups {
+        for (lane, value) in lanes.iter_mut().zip(group) {
+            *lane += f64::from(*value) * f64::from(*value);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>()
+}
+
+#[derive(Clone, Copy)]
+struct Update {
+    rate: f32,
+    keep: f32,
+    beta1: f32,
+    beta2: f32,
+    root: f32,
+    eps: f32,
+    scale: f32,
+}
+
+impl Update {
+    fn apply(&self, w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the feature is there.
+            return unsafe { self.apply_avx2(w, m, v, g) };
+        }
+        self.apply_all(w, m, v, g);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    unsafe fn apply_avx2(&self, w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        self.apply_all(w, m, v, g);
+    }
+
+    #[inline(always)]
+    fn apply_all(&self, w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
+            let g = g * self.scale;
+            *m = self.beta1 * *m + (1.0 - self.beta1) * g;
+            *v = self.beta2 * *v + (1.0 - self.beta2) * g * g;
+            *w = self.keep * *w - self.rate * *m / (v.sqrt() * self.root + self.eps);
+        }
+    }
+}

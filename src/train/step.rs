@@ -1,0 +1,200 @@
+//! One training step, shared by every kind of training: forward, losses, gradients, update.
+
+use tch::{Device, Kind, Tensor};
+
+use tcd_export::{Architecture, Head, parameters};
+
+use super::optimizer::AdamW;
+use crate::data::batch::Batch;
+use crate::model::{Bert, BertInput, MaskedLmHead, Mode, ModelError, Noise, Routing, Store, StoreOptions};
+
+/// A masked language model and its parameters.
+#[derive(Debug)]
+pub struct Model {
+    /// Parameters.
+    pub store: Store,
+    /// Encoder.
+    pub bert: Bert,
+    /// Head.
+    pub head: MaskedLmHead,
+    /// What it was built from.
+    pub arch: Architecture,
+}
+
+impl Model {
+    /// Allocates and builds; every parameter is zero.
+    pub fn new(arch: &Architecture, options: StoreOptions) -> Result<Self, ModelError> {
+        let store = Store::new(&parameters(arch, Head::MaskedLm), options)?;
+        let bert = Bert::new(&store, arch);
+        let head = MaskedLmHead::new(&store, arch);
+        Ok(Model { store, bert, head, arch: arch.clone() })
+    }
+
+    /// A batch on the model's device.
+    pub fn input(&self, batch: &Batch) -> BertInput {
+        let shape = [batch.rows as i64, batch.sequence as i64];
+        let device = self.store.options().device;
+        let tensor = |values: &[i64]| Tensor::from_slice(values).view(shape).to_device(device); // [B, S]
+        BertInput {
+            input_ids: tensor(&batch.input_ids),
+            attention_mask: batch.attention_mask.as_deref().map(tensor),
+            token_type_ids: None,
+        }
+    }
+
+    /// The losses of one micro-batch.
+    pub fn losses(&self, batch: &Batch, mode: Mode) -> Losses {
+        let encoded = self.bert.forward(&self.input(batch), mode, false);
+        let device = self.store.options().device;
+        let positions = Tensor::from_slice(&batch.positions).to_device(device); // [M]
+        let labels = Tensor::from_slice(&batch.labels).to_device(device); // [M]
+        let head = self.head.loss(&encoded.hidden, &positions, &labels);
+        let mut total = head.mean.shallow_clone();
+        let (mut balance, mut z) = (None, None);
+        if let Some(moe) = &self.arch.moe {
+            let layers = encoded.routing.len() as f64;
+            let mean = |pick: fn(&Routing) -> &Tensor| Tensor::stack(&encoded.routing.iter().map(pick).collect::<Vec<_>>(), 0).sum(Kind::Float) / layers;
+            let (b, zl) = (mean(|r| &r.balance_loss), mean(|r| &r.z_loss));
+            if moe.balance_loss_weight > 0.0 {
+                total = total + &b * moe.balance_loss_weight;
+            }
+            if moe.z_loss_weight > 0.0 {
+                total = total + &zl * moe.z_loss_weight;
+            }
+            (balance, z) = (Some(b), Some(zl));
+        }
+        Losses { mlm: head.mean, balance, z, total, correct: head.correct, routing: encoded.routing }
+    }
+
+    /// Gradients of the mean loss over masked tokens of all micro-batches, one tensor a leaf (undefined where none reaches it),
+    /// and what to report. Balance and z-loss are averaged over micro-batches.
+    pub fn gradients(&self, batches: &[Batch], seed: u64, step: u64) -> (Vec<Tensor>, Report) {
+        let leaves: Vec<&Tensor> = self.store.leaves().iter().map(|l| &l.tensor).collect();
+        let masked: usize = batches.iter().map(|b| b.positions.len()).sum();
+        let mut gradients: Vec<Tensor> = Vec::new();
+        let mut report = Report::default();
+        for (i, batch) in batches.iter().enumerate().filter(|(_, b)| !b.positions.is_empty()) {
+            let noise = Noise::new(seed, step, i as u64);
+            let losses = self.losses(batch, Mode::Train(&noise));
+            let share = batch.positions.len() as f64 / masked as f64;
+            report.add(&losses, share, batch, &self.arch);
+            let loss = if batches.len() == 1 { losses.total } else { losses.total * share };
+            let new = Tensor::run_backward(&[loss], &leaves, false, false);
+            if gradients.is_empty() {
+                gradients = new;
+            } else {
+                for (sum, new) in gradients.iter_mut().zip(new) {
+                    match (sum.defined(), new.defined()) {
+                        (true, true) => tch::no_grad(|| {
+                            let _ = sum.g_add_(&new);
+                        }),
+                        (false, true) => *sum = new,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        (gradients, report)
+    }
+
+    /// Clips and updates; `Some(norm)` of the gradient before clipping, or `None` where loss or norm is not finite and nothing
+    /// was changed.
+    pub fn update(&mut self, optimizer: &mut AdamW, gradients: &[Tensor], clip: f64, rate: f64) -> Option<f64> {
+        let norm = AdamW::norm(gradients);
+        if !norm.is_finite() {
+            return None;
+        }
+        let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        optimizer.step(&mut self.store, gradients, rate, scale);
+        Some(norm)
+    }
+
+    /// Held-out masked-LM log-likelihood (nats per masked token) and accuracy.
+    pub fn evaluate(&self, batches: &[Batch]) -> HeldOut {
+        let (mut sum, mut correct, mut masked) = (0.0, 0i64, 0usize);
+        tch::no_grad(|| {
+            for batch in batches.iter().filter(|b| !b.positions.is_empty()) {
+                let losses = self.losses(batch, Mode::Eval);
+                sum += losses.mlm.double_value(&[]) * batch.positions.len() as f64;
+                correct += losses.correct.int64_value(&[]);
+                masked += batch.positions.len();
+            }
+        });
+        HeldOut { log_likelihood: -sum / masked as f64, accuracy: correct as f64 / masked as f64, masked }
+    }
+}
+
+/// Held-out measurements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldOut {
+    /// Nats per masked token; higher is better.
+    pub log_likelihood: f64,
+    /// Share of masked tokens predicted.
+    pub accuracy: f64,
+    /// Masked tokens.
+    pub masked: usize,
+}
+
+/// Losses of one micro-batch, raw, with gradient.
+#[derive(Debug)]
+pub struct Losses {
+    /// Mean negative log-likelihood, nats per masked token.
+    pub mlm: Tensor,
+    /// Balance loss, mean over layers.
+    pub balance: Option<Tensor>,
+    /// Router z-loss, mean over layers.
+    pub z: Option<Tensor>,
+    /// What is minimised.
+    pub total: Tensor,
+    /// Masked tokens predicted.
+    pub correct: Tensor,
+    /// Routing of each layer.
+    pub routing: Vec<Routing>,
+}
+
+/// What one step reports, on the host.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Minimised loss.
+    pub total: f64,
+    /// Masked-LM loss.
+    pub mlm: f64,
+    /// Balance loss, raw and weighted.
+    pub balance: Option<(f64, f64)>,
+    /// Router z-loss, raw and weighted.
+    pub z: Option<(f64, f64)>,
+    /// Real tokens.
+    pub tokens: u64,
+    /// By layer: tokens of each expert, and mean entropy of the router in nats.
+    pub routing: Vec<(Vec<i64>, f64)>,
+    /// Tokens dropped for lack of capacity, all layers.
+    pub dropped: i64,
+}
+
+impl Report {
+    fn add(&mut self, losses: &Losses, share: f64, batch: &Batch, arch: &Architecture) {
+        let value = |t: &Tensor| t.double_value(&[]);
+        self.total += share * value(&losses.total);
+        self.mlm += share * value(&losses.mlm);
+        self.tokens += batch.tokens as u64;
+        if let (Some(moe), Some(balance), Some(z)) = (&arch.moe, &losses.balance, &losses.z) {
+            let (b, zl) = (share * value(balance), share * value(z));
+            let old = self.balance.unwrap_or_default();
+            self.balance = Some((old.0 + b, old.1 + b * moe.balance_loss_weight));
+            let old = self.z.unwrap_or_default();
+            self.z = Some((old.0 + zl, old.1 + zl * moe.z_loss_weight));
+        }
+        for (i, routing) in losses.routing.iter().enumerate() {
+            let load = Vec::<i64>::try_from(routing.load.to_device(Device::Cpu)).unwrap_or_default();
+            let entropy = share * value(&routing.entropy);
+            self.dropped += routing.dropped;
+            match self.routing.get_mut(i) {
+                Some((sum, e)) => {
+                    sum.iter_mut().zip(load).for_each(|(a, b)| *a += b);
+                    *e += entropy;
+                }
+                None => self.routing.push((load, entropy)),
+            }
+        }
+    }
+}
