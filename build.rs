@@ -68,24 +68,36 @@ fn force_cuda(folder: &Path) -> Option<PathBuf> {
 /// The folder torch-sys links against.
 fn link_folder() -> Result<PathBuf, String> {
     if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
-        let python = if env::var_os("VIRTUAL_ENV").is_some() { "python" } else { "python3" };
+        let python = if env::var_os("VIRTUAL_ENV").is_some() {
+            "python"
+        } else {
+            "python3"
+        };
         let output = Command::new(python)
             .args(["-c", PYTHON_TORCH_LIB])
             .output()
-            .map_err(|error| format!("`LIBTORCH_USE_PYTORCH` is set but `{python}` does not run: {error}"))?;
+            .map_err(|error| {
+                format!("`LIBTORCH_USE_PYTORCH` is set but `{python}` does not run: {error}")
+            })?;
         let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         if path.is_empty() {
-            return Err(format!("`LIBTORCH_USE_PYTORCH` is set but `{python}` has no package `torch`"));
+            return Err(format!(
+                "`LIBTORCH_USE_PYTORCH` is set but `{python}` has no package `torch`"
+            ));
         }
         return Ok(PathBuf::from(path));
     }
     let parent = env::var_os("LIBTORCH_LIB").or_else(|| env::var_os("LIBTORCH"));
-    Ok(parent.map_or_else(|| PathBuf::from("/usr"), PathBuf::from).join("lib"))
+    Ok(parent
+        .map_or_else(|| PathBuf::from("/usr"), PathBuf::from)
+        .join("lib"))
 }
 
 /// Ends the build with one message.
 fn fail(message: &str) {
     println!("cargo::error={message}");
-    println!("cargo::error=hint: run `cargo xtask setup` in the folder of this workspace, or set `LIBTORCH` to libtorch 2.13.0");
+    println!(
+        "cargo::error=hint: run `cargo xtask setup` in the folder of this workspace, or set `LIBTORCH` to libtorch 2.13.0"
+    );
     println!("cargo::error=hint: `--no-default-features` builds everything that needs no libtorch");
 }

@@ -91,7 +91,7 @@ impl Test {
             if !self.filters.is_empty() {
                 cargo.arg("--").args(&self.filters);
             }
-            counts.add(count(&mut cargo)?);
+            counts.add(count(&mut cargo, &mut std::io::stdout().lock())?);
         }
         Ok(counts)
     }
@@ -118,8 +118,8 @@ impl Test {
     }
 }
 
-/// Runs one `cargo test`, passing its output on, and sums its result lines.
-fn count(cargo: &mut Command) -> Result<Counts> {
+/// Runs one `cargo test`, passing its output on to `out`, and sums its result lines.
+fn count(cargo: &mut Command, out: &mut impl Write) -> Result<Counts> {
     let shown = process::shown(cargo);
     eprintln!("$ {shown}");
     let mut child = cargo
@@ -128,7 +128,6 @@ fn count(cargo: &mut Command) -> Result<Counts> {
         .spawn()
         .with_context(|| format!("cannot start `{shown}`"))?;
     let mut counts = Counts::default();
-    let mut stdout = std::io::stdout().lock();
     for line in child
         .stdout
         .take()
@@ -140,9 +139,8 @@ fn count(cargo: &mut Command) -> Result<Counts> {
             counts.add(found);
         }
         line.push(b'\n');
-        stdout
-            .write_all(&line)
-            .and_then(|()| stdout.flush())
+        out.write_all(&line)
+            .and_then(|()| out.flush())
             .context("cannot write to standard output")?;
     }
     let status = child
@@ -187,7 +185,13 @@ mod tests {
             echo 'test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.02s'
             echo 'test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s'
             exit 101"#;
-        let counts = count(&mut cargo_that_says(script)).expect("runs");
+        let mut out = Vec::new();
+        let counts = count(&mut cargo_that_says(script), &mut out).expect("runs");
+        assert_eq!(
+            out.split(|byte| *byte == b'\n').next(),
+            Some(&b"test tests::a ... ok"[..]),
+            "output passes through"
+        );
         assert_eq!(
             counts,
             Counts {
@@ -201,14 +205,13 @@ mod tests {
 
     #[test]
     fn a_build_that_breaks_counts_as_a_failure() {
-        let counts = count(&mut cargo_that_says(
-            "echo 'error: could not compile' >&2; exit 101",
-        ))
-        .expect("runs");
+        let counts = count(&mut cargo_that_says("exit 101"), &mut Vec::new()).expect("runs");
         assert_eq!(counts.line(), "0 passed, 1 failed");
         let died = "echo 'test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out'; exit 101";
         assert_eq!(
-            count(&mut cargo_that_says(died)).expect("runs").line(),
+            count(&mut cargo_that_says(died), &mut Vec::new())
+                .expect("runs")
+                .line(),
             "4 passed, 1 failed"
         );
     }

@@ -139,17 +139,21 @@ impl Stage {
         }
         let mut cargo: Command = process::cargo(self.args);
         cargo.envs(self.env.iter().copied());
-        let shown = process::shown(&cargo);
-        eprintln!("$ {shown}");
-        let status = cargo
-            .status()
-            .with_context(|| format!("cannot start `{shown}`"))?;
-        Ok(if status.success() {
-            Verdict::Passed
-        } else {
-            Verdict::Failed(format!("`{shown}`"))
-        })
+        judge(&mut cargo)
     }
+}
+
+fn judge(command: &mut Command) -> Result<Verdict> {
+    let shown = process::shown(command);
+    eprintln!("$ {shown}");
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{shown}`"))?;
+    Ok(if status.success() {
+        Verdict::Passed
+    } else {
+        Verdict::Failed(format!("`{shown}`"))
+    })
 }
 
 fn table(rows: &[(&str, Verdict, f64)]) -> String {
@@ -203,12 +207,11 @@ tests                   not run      0.0 s";
             missing.run().expect("runs"),
             Verdict::Skipped("not installed, hint: `cargo install it`".to_owned())
         );
-        let failing = Stage {
-            name: "x",
-            args: &["no-such-subcommand"],
-            env: &[],
-            optional: None,
-        };
-        assert!(matches!(failing.run().expect("runs"), Verdict::Failed(_)));
+        let ending = |code: &str| judge(Command::new("sh").args(["-c", code])).expect("runs");
+        assert_eq!(ending("exit 0"), Verdict::Passed);
+        assert_eq!(
+            ending("exit 3"),
+            Verdict::Failed("`sh -c 'exit 3'`".to_owned())
+        );
     }
 }
