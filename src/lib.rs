@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod data;
+pub mod machine;
 #[cfg(feature = "train")]
 pub mod model;
 pub mod run_log;
