@@ -8,6 +8,7 @@ pub mod cli;
 pub mod data;
 #[cfg(feature = "train")]
 pub mod model;
+pub mod run_log;
 pub mod seed;
 #[cfg(feature = "train")]
 pub mod train;

@@ -1,2 +1,1 @@
 //! train
-pub mod run_log;
