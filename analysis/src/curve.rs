@@ -81,12 +81,20 @@ impl PretrainingCurve {
                 "train" => losses.extend(record.get("loss").filter(|l| l.is_finite())),
                 "eval" => {
                     let value = |value: &'static str| {
-                        let missing = || CurveError::Missing { run: name.to_owned(), step: record.step, value };
+                        let missing = || CurveError::Missing {
+                            run: name.to_owned(),
+                            step: record.step,
+                            value,
+                        };
                         record.get(value).ok_or_else(missing)
                     };
                     let tokens = value("tokens")?;
                     if !(0.0..=9.0e18).contains(&tokens) {
-                        return Err(CurveError::Tokens { run: name.to_owned(), step: record.step, tokens });
+                        return Err(CurveError::Tokens {
+                            run: name.to_owned(),
+                            step: record.step,
+                            tokens,
+                        });
                     }
                     let mean = losses.iter().sum::<f64>() / losses.len() as f64;
                     points.retain(|p| p.step != record.step);
@@ -104,7 +112,10 @@ impl PretrainingCurve {
             }
         }
         points.sort_by_key(|p| p.step);
-        Ok(Self { name: name.to_owned(), points })
+        Ok(Self {
+            name: name.to_owned(),
+            points,
+        })
     }
 
     /// Reads the curve of a run directory (its `metrics.jsonl`).
@@ -120,8 +131,9 @@ pub fn to_json(curves: &[PretrainingCurve]) -> Result<String, serde_json::Error>
 
 /// The curves as CSV with a header, one row a point; names are quoted where RFC 4180 asks for it.
 pub fn to_csv(curves: &[PretrainingCurve]) -> String {
-    let mut text =
-        String::from("run,step,tokens,wall_seconds,heldout_log_likelihood,heldout_accuracy,train_loss\n");
+    let mut text = String::from(
+        "run,step,tokens,wall_seconds,heldout_log_likelihood,heldout_accuracy,train_loss\n",
+    );
     for curve in curves {
         let name = if curve.name.contains(['"', ',', '\n', '\r']) {
             format!("\"{}\"", curve.name.replace('"', "\"\""))
@@ -132,7 +144,11 @@ pub fn to_csv(curves: &[PretrainingCurve]) -> String {
             let loss = p.train_loss.map(|l| l.to_string()).unwrap_or_default();
             let (ll, acc) = (p.heldout_log_likelihood, p.heldout_accuracy);
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{name},{},{},{},{ll},{acc},{loss}", p.step, p.tokens, p.wall_seconds);
+            let _ = writeln!(
+                text,
+                "{name},{},{},{},{ll},{acc},{loss}",
+                p.step, p.tokens, p.wall_seconds
+            );
         }
     }
     text
@@ -145,12 +161,25 @@ mod tests {
 
     fn record(kind: &str, step: u64, values: &[(&str, f64)]) -> Metrics {
         let values = values.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
-        Metrics { step, kind: kind.into(), wall_seconds: step as f64, values }
+        Metrics {
+            step,
+            kind: kind.into(),
+            wall_seconds: step as f64,
+            values,
+        }
     }
 
     fn eval(step: u64, ll: f64) -> Metrics {
         let tokens = step as f64 * 10.0;
-        record("eval", step, &[("tokens", tokens), ("heldout_log_likelihood", ll), ("heldout_accuracy", 0.5)])
+        record(
+            "eval",
+            step,
+            &[
+                ("tokens", tokens),
+                ("heldout_log_likelihood", ll),
+                ("heldout_accuracy", 0.5),
+            ],
+        )
     }
 
     #[test]
@@ -166,7 +195,11 @@ mod tests {
             eval(4, -4.5),
         ];
         let curve = PretrainingCurve::from_records("a", &records).unwrap();
-        let steps: Vec<_> = curve.points.iter().map(|p| (p.step, p.tokens, p.heldout_log_likelihood)).collect();
+        let steps: Vec<_> = curve
+            .points
+            .iter()
+            .map(|p| (p.step, p.tokens, p.heldout_log_likelihood))
+            .collect();
         assert_eq!(steps, [(0, 0, -9.0), (4, 40, -4.5), (8, 80, -4.0)]);
         assert_eq!(curve.points[0].train_loss, None);
         let first = PretrainingCurve::from_records("a", &records[..6]).unwrap();
@@ -175,20 +208,30 @@ mod tests {
 
     #[test]
     fn a_missing_value_or_impossible_count_is_named() {
-        let error = PretrainingCurve::from_records("a", &[record("eval", 4, &[("tokens", 1.0)])]).unwrap_err();
-        assert!(error.to_string().contains("heldout_log_likelihood") && error.to_string().contains("step 4"));
-        let error = PretrainingCurve::from_records("a", &[record("eval", 4, &[("tokens", f64::NAN)])]).unwrap_err();
+        let error = PretrainingCurve::from_records("a", &[record("eval", 4, &[("tokens", 1.0)])])
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("heldout_log_likelihood")
+                && error.to_string().contains("step 4")
+        );
+        let error =
+            PretrainingCurve::from_records("a", &[record("eval", 4, &[("tokens", f64::NAN)])])
+                .unwrap_err();
         assert!(matches!(error, CurveError::Tokens { step: 4, .. }));
     }
 
     #[test]
     fn json_goes_round_with_non_finite_numbers_and_csv_quotes_names() {
-        let mut curve = PretrainingCurve::from_records("a, \"b\"", &[eval(4, f64::NEG_INFINITY)]).unwrap();
+        let mut curve =
+            PretrainingCurve::from_records("a, \"b\"", &[eval(4, f64::NEG_INFINITY)]).unwrap();
         let json = to_json(std::slice::from_ref(&curve)).unwrap();
         let back: Vec<PretrainingCurve> = serde_json::from_str(&json).unwrap();
         assert_eq!(back, [curve.clone()]);
         curve.points[0].train_loss = Some(1.5);
         let csv = to_csv(&[curve]);
-        assert_eq!(csv.lines().nth(1).unwrap(), "\"a, \"\"b\"\"\",4,40,4,-inf,0.5,1.5");
+        assert_eq!(
+            csv.lines().nth(1).unwrap(),
+            "\"a, \"\"b\"\"\",4,40,4,-inf,0.5,1.5"
+        );
     }
 }

@@ -83,7 +83,8 @@ pub(crate) mod number {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        super::number_from_json(&value).ok_or_else(|| D::Error::custom(format!("expected a number, got: {value}")))
+        super::number_from_json(&value)
+            .ok_or_else(|| D::Error::custom(format!("expected a number, got: {value}")))
     }
 }
 
@@ -108,23 +109,42 @@ impl Metrics {
     /// Reads one line; the error says what is wrong with it.
     pub fn from_json_line(line: &[u8]) -> Result<Metrics, String> {
         let object: Map<String, Value> = serde_json::from_slice(line).map_err(|e| e.to_string())?;
-        let fixed = |key: &str| object.get(key).ok_or_else(|| format!("lacks the key: `{key}`"));
-        let step = fixed("step")?.as_u64().ok_or("`step` is not a whole number")?;
-        let kind = fixed("kind")?.as_str().ok_or("`kind` is not a string")?.to_owned();
-        let wall_seconds = number_from_json(fixed("wall_seconds")?).ok_or("`wall_seconds` is not a number")?;
+        let fixed = |key: &str| {
+            object
+                .get(key)
+                .ok_or_else(|| format!("lacks the key: `{key}`"))
+        };
+        let step = fixed("step")?
+            .as_u64()
+            .ok_or("`step` is not a whole number")?;
+        let kind = fixed("kind")?
+            .as_str()
+            .ok_or("`kind` is not a string")?
+            .to_owned();
+        let wall_seconds =
+            number_from_json(fixed("wall_seconds")?).ok_or("`wall_seconds` is not a number")?;
         let mut values = Vec::with_capacity(object.len() - RESERVED.len());
         for (name, value) in &object {
             if !RESERVED.contains(&name.as_str()) {
-                let value = number_from_json(value).ok_or_else(|| format!("`{name}` is not a number: {value}"))?;
+                let value = number_from_json(value)
+                    .ok_or_else(|| format!("`{name}` is not a number: {value}"))?;
                 values.push((name.clone(), value));
             }
         }
-        Ok(Metrics { step, kind, wall_seconds, values })
+        Ok(Metrics {
+            step,
+            kind,
+            wall_seconds,
+            values,
+        })
     }
 }
 
 /// Reads records from the bytes of a file, each with its own line as it stands there; `path` is for messages only.
-pub fn parse_metrics<'a>(bytes: &'a [u8], path: &Path) -> Result<Vec<(Metrics, &'a [u8])>, MetricsError> {
+pub fn parse_metrics<'a>(
+    bytes: &'a [u8],
+    path: &Path,
+) -> Result<Vec<(Metrics, &'a [u8])>, MetricsError> {
     let mut records = Vec::new();
     for (index, whole) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
         let complete = whole.ends_with(b"\n");
@@ -135,7 +155,13 @@ pub fn parse_metrics<'a>(bytes: &'a [u8], path: &Path) -> Result<Vec<(Metrics, &
         match Metrics::from_json_line(line) {
             Ok(record) => records.push((record, line)),
             Err(_) if !complete => break,
-            Err(problem) => return Err(MetricsError::Line { path: path.to_owned(), line: index + 1, problem }),
+            Err(problem) => {
+                return Err(MetricsError::Line {
+                    path: path.to_owned(),
+                    line: index + 1,
+                    problem,
+                });
+            }
         }
     }
     Ok(records)
@@ -143,8 +169,14 @@ pub fn parse_metrics<'a>(bytes: &'a [u8], path: &Path) -> Result<Vec<(Metrics, &
 
 /// Reads a `metrics.jsonl`.
 pub fn read_metrics(path: &Path) -> Result<Vec<Metrics>, MetricsError> {
-    let bytes = fs::read(path).map_err(|source| MetricsError::Io { path: path.to_owned(), source })?;
-    Ok(parse_metrics(&bytes, path)?.into_iter().map(|(record, _)| record).collect())
+    let bytes = fs::read(path).map_err(|source| MetricsError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(parse_metrics(&bytes, path)?
+        .into_iter()
+        .map(|(record, _)| record)
+        .collect())
 }
 
 #[cfg(test)]
@@ -158,13 +190,29 @@ mod tests {
             step: 7,
             kind: "train".into(),
             wall_seconds: 1.5,
-            values: vec![("loss".into(), 2.25), ("a".into(), f64::INFINITY), ("b".into(), f64::NEG_INFINITY)],
+            values: vec![
+                ("loss".into(), 2.25),
+                ("a".into(), f64::INFINITY),
+                ("b".into(), f64::NEG_INFINITY),
+            ],
         };
         let line = record.to_json_line();
-        assert_eq!(line, r#"{"step":7,"kind":"train","wall_seconds":1.5,"loss":2.25,"a":"inf","b":"-inf"}"#);
+        assert_eq!(
+            line,
+            r#"{"step":7,"kind":"train","wall_seconds":1.5,"loss":2.25,"a":"inf","b":"-inf"}"#
+        );
         assert_eq!(Metrics::from_json_line(line.as_bytes()).unwrap(), record);
-        let nan = Metrics { values: vec![("x".into(), f64::NAN)], ..record };
-        assert!(Metrics::from_json_line(nan.to_json_line().as_bytes()).unwrap().get("x").unwrap().is_nan());
+        let nan = Metrics {
+            values: vec![("x".into(), f64::NAN)],
+            ..record
+        };
+        assert!(
+            Metrics::from_json_line(nan.to_json_line().as_bytes())
+                .unwrap()
+                .get("x")
+                .unwrap()
+                .is_nan()
+        );
     }
 
     #[test]
@@ -174,15 +222,26 @@ mod tests {
         let torn = format!("{good}\n{{\"step\":2,\"ki");
         assert_eq!(parse_metrics(torn.as_bytes(), path).unwrap().len(), 1);
         let bad = format!("{good}\n\nnot json\n{good}\n");
-        assert!(matches!(parse_metrics(bad.as_bytes(), path), Err(MetricsError::Line { line: 3, .. })));
+        assert!(matches!(
+            parse_metrics(bad.as_bytes(), path),
+            Err(MetricsError::Line { line: 3, .. })
+        ));
         for (line, word) in [
             (r#"{"kind":"train","wall_seconds":0.0}"#, "step"),
             (r#"{"step":-1,"kind":"train","wall_seconds":0.0}"#, "step"),
-            (r#"{"step":1,"kind":"train","wall_seconds":0.0,"loss":"high"}"#, "loss"),
+            (
+                r#"{"step":1,"kind":"train","wall_seconds":0.0,"loss":"high"}"#,
+                "loss",
+            ),
             (r#"[1]"#, "expected"),
         ] {
-            let error = parse_metrics(format!("{line}\n").as_bytes(), path).unwrap_err().to_string();
-            assert!(error.contains("run/metrics.jsonl:1") && error.contains(word), "{error}");
+            let error = parse_metrics(format!("{line}\n").as_bytes(), path)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("run/metrics.jsonl:1") && error.contains(word),
+                "{error}"
+            );
         }
     }
 }

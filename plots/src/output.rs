@@ -14,7 +14,9 @@ pub enum PlotError {
     #[error("there are no curves to draw")]
     Empty,
     /// The area is too small for the figure.
-    #[error("the figure is too small: {width}x{height} pixels\nhint: make it at least {least_width}x{least_height}")]
+    #[error(
+        "the figure is too small: {width}x{height} pixels\nhint: make it at least {least_width}x{least_height}"
+    )]
     Small {
         /// Width asked for.
         width: u32,
@@ -54,7 +56,11 @@ pub trait Figure {
     fn size(&self) -> (u32, u32);
 
     /// Draws it.
-    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: f64) -> Result<(), PlotError>
+    fn draw<DB: DrawingBackend>(
+        &self,
+        area: &DrawingArea<DB, Shift>,
+        scale: f64,
+    ) -> Result<(), PlotError>
     where
         DB::ErrorType: 'static;
 }
@@ -65,13 +71,22 @@ const PNG_SCALE: u32 = 2;
 /// Draws a figure into a file that ends in `.svg` or `.png`; the file appears whole or not at all.
 pub fn write_figure(figure: &impl Figure, path: &Path) -> Result<(), PlotError> {
     let (width, height) = figure.size();
-    let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    let ending = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .map(str::to_ascii_lowercase);
     let mut temporary = path.as_os_str().to_owned();
-    let io = |source| PlotError::Io { path: path.to_owned(), source };
+    let io = |source| PlotError::Io {
+        path: path.to_owned(),
+        source,
+    };
     match ending.as_deref() {
         Some("svg") => {
             let mut text = String::new();
-            figure.draw(&SVGBackend::with_string(&mut text, (width, height)).into_drawing_area(), 1.0)?;
+            figure.draw(
+                &SVGBackend::with_string(&mut text, (width, height)).into_drawing_area(),
+                1.0,
+            )?;
             temporary.push(".tmp");
             fs::write(&temporary, text).map_err(io)?;
         }
@@ -88,7 +103,11 @@ pub fn write_figure(figure: &impl Figure, path: &Path) -> Result<(), PlotError> 
             }
             drawn?;
         }
-        _ => return Err(PlotError::Format { path: path.to_owned() }),
+        _ => {
+            return Err(PlotError::Format {
+                path: path.to_owned(),
+            });
+        }
     }
     fs::rename(&temporary, path).map_err(io)
 }

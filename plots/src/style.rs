@@ -49,7 +49,13 @@ pub enum Marker {
     Ring,
 }
 
-const MARKERS: [Marker; 5] = [Marker::Circle, Marker::Square, Marker::Triangle, Marker::Diamond, Marker::Ring];
+const MARKERS: [Marker; 5] = [
+    Marker::Circle,
+    Marker::Square,
+    Marker::Triangle,
+    Marker::Diamond,
+    Marker::Ring,
+];
 
 /// How one series is drawn. The three cycles have lengths without a common factor, so 140 series differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,12 +116,19 @@ pub fn font(size: f64) -> Result<FontDesc<'static>, PlotError> {
     if !REGISTERED.get_or_init(register) {
         return Err(PlotError::Font);
     }
-    Ok(FontDesc::new(FontFamily::Name(FAMILY), size, FontStyle::Normal))
+    Ok(FontDesc::new(
+        FontFamily::Name(FAMILY),
+        size,
+        FontStyle::Normal,
+    ))
 }
 
 /// The width of a text in pixels.
 pub fn width(text: &str, size: f64) -> Result<i32, PlotError> {
-    font(size)?.box_size(text).map(|(w, _)| w as i32).map_err(|e| PlotError::Draw(Box::new(e)))
+    font(size)?
+        .box_size(text)
+        .map(|(w, _)| w as i32)
+        .map_err(|e| PlotError::Draw(Box::new(e)))
 }
 
 #[cfg(test)]
@@ -128,7 +141,10 @@ mod tests {
         for a in 0..140 {
             assert!((0..a).all(|b| series(a) != series(b)), "{a}");
         }
-        let (one, two) = (width("loss", 20.0).unwrap(), width("lossloss", 20.0).unwrap());
+        let (one, two) = (
+            width("loss", 20.0).unwrap(),
+            width("lossloss", 20.0).unwrap(),
+        );
         assert!(one > 20 && (two - 2 * one).abs() <= 2, "{one} {two}");
     }
 }

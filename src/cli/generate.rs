@@ -28,11 +28,24 @@ pub struct Generate {
 impl Generate {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
-        let settings = Settings { seed: self.seed, documents: self.documents, examples: self.examples };
-        let made = generate(&self.out, &settings).context("cannot generate the controlled English")?;
+        let settings = Settings {
+            seed: self.seed,
+            documents: self.documents,
+            examples: self.examples,
+        };
+        let made =
+            generate(&self.out, &settings).context("cannot generate the controlled English")?;
         let kb = |bytes: u64| bytes.div_ceil(1000);
-        note(&format!("corpus: {} files, {} kB", made.corpus_files, kb(made.corpus_bytes)));
-        note(&format!("tasks: {} files, {} kB", made.task_files, kb(made.task_bytes)));
+        note(&format!(
+            "corpus: {} files, {} kB",
+            made.corpus_files,
+            kb(made.corpus_bytes)
+        ));
+        note(&format!(
+            "tasks: {} files, {} kB",
+            made.task_files,
+            kb(made.task_bytes)
+        ));
         note("generated text for demos and tests only, never evidence");
         Ok(Outcome::Done)
     }

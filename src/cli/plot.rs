@@ -66,8 +66,13 @@ impl Plot {
 fn named(runs: &[String]) -> Vec<(String, PathBuf)> {
     let short = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
     let split = |run: &String| match run.split_once('=') {
-        Some((name, dir)) if !name.is_empty() && !Path::new(run).is_dir() => (name.to_owned(), PathBuf::from(dir)),
-        _ => (short(Path::new(run)).unwrap_or_else(|| run.clone()), PathBuf::from(run)),
+        Some((name, dir)) if !name.is_empty() && !Path::new(run).is_dir() => {
+            (name.to_owned(), PathBuf::from(dir))
+        }
+        _ => (
+            short(Path::new(run)).unwrap_or_else(|| run.clone()),
+            PathBuf::from(run),
+        ),
     };
     let all: Vec<_> = runs.iter().map(split).collect();
     let unique: BTreeSet<_> = all.iter().map(|(name, _)| name).collect();
@@ -77,7 +82,14 @@ fn named(runs: &[String]) -> Vec<(String, PathBuf)> {
     all.iter()
         .map(|(name, dir)| {
             let twice = all.iter().filter(|(other, _)| other == name).count() > 1;
-            (if twice { dir.display().to_string() } else { name.clone() }, dir.clone())
+            (
+                if twice {
+                    dir.display().to_string()
+                } else {
+                    name.clone()
+                },
+                dir.clone(),
+            )
         })
         .collect()
 }
@@ -94,9 +106,13 @@ impl Curves {
     fn run(&self) -> Result<Outcome> {
         let mut curves = Vec::new();
         for (name, dir) in named(&self.runs) {
-            let curve = PretrainingCurve::from_run(&name, &dir).context("cannot read the curve of a run")?;
+            let curve = PretrainingCurve::from_run(&name, &dir)
+                .context("cannot read the curve of a run")?;
             if curve.points.is_empty() {
-                bail!("the run has no evaluations: {}\nhint: let it train until its first evaluation", dir.display());
+                bail!(
+                    "the run has no evaluations: {}\nhint: let it train until its first evaluation",
+                    dir.display()
+                );
             }
             curves.push(curve);
         }
@@ -105,15 +121,26 @@ impl Curves {
             X::Tokens => XAxis::Tokens,
             X::Hours => XAxis::Hours,
         };
-        let options = CurveOptions { title: self.title.clone(), x, ..CurveOptions::default() };
+        let options = CurveOptions {
+            title: self.title.clone(),
+            x,
+            ..CurveOptions::default()
+        };
         write_curves(&curves, &self.out, &options).context("cannot draw the figure")?;
         if let Some(path) = &self.csv {
             write(path, &to_csv(&curves))?;
         }
         if let Some(path) = &self.json {
-            write(path, &to_json(&curves).context("cannot write the curves as JSON")?)?;
+            write(
+                path,
+                &to_json(&curves).context("cannot write the curves as JSON")?,
+            )?;
         }
-        note(&format!("figure of {} runs: {}", curves.len(), self.out.display()));
+        note(&format!(
+            "figure of {} runs: {}",
+            curves.len(),
+            self.out.display()
+        ));
         Ok(Outcome::Done)
     }
 }
@@ -126,7 +153,10 @@ mod tests {
     fn runs_are_named_by_directory_by_hand_or_where_equal_by_path() {
         let names = |runs: &[&str]| {
             let runs: Vec<_> = runs.iter().map(|r| (*r).to_owned()).collect();
-            named(&runs).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+            named(&runs)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
         };
         assert_eq!(names(&["runs/a", "runs/b/"]), ["a", "b"]);
         assert_eq!(names(&["x/a", "y/a", "c"]), ["x/a", "y/a", "c"]);

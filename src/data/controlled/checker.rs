@@ -16,9 +16,14 @@ struct Parser<'a> {
 
 /// Whether the sentence (with its full stop) belongs to the language.
 pub fn accepts(sentence: &str) -> bool {
-    let Some(body) = sentence.strip_suffix('.') else { return false };
+    let Some(body) = sentence.strip_suffix('.') else {
+        return false;
+    };
     let lower = body.to_lowercase();
-    let mut p = Parser { words: lower.split(' ').collect(), at: 0 };
+    let mut p = Parser {
+        words: lower.split(' ').collect(),
+        at: 0,
+    };
     loop {
         if p.clause().is_none() {
             return false;
@@ -66,7 +71,14 @@ impl Parser<'_> {
         let topical: Vec<_> = TOPICS.iter().flat_map(|t| t.adjectives).collect();
         let synonyms: Vec<_> = SYNONYMS[9..].iter().flat_map(|p| [p.0, p.1]).collect();
         let lists: [&[&str]; 8] = [
-            &ADJECTIVES, &PERSON_ADJECTIVES, &POSITIVE, &NEGATIVE, &LIVING_STATES, &THING_STATES, &topical, &synonyms,
+            &ADJECTIVES,
+            &PERSON_ADJECTIVES,
+            &POSITIVE,
+            &NEGATIVE,
+            &LIVING_STATES,
+            &THING_STATES,
+            &topical,
+            &synonyms,
         ];
         lists.iter().any(|list| self.any(list))
     }
@@ -113,7 +125,11 @@ impl Parser<'_> {
     }
 
     fn be(&mut self, number: Number) -> bool {
-        let forms = if number == Number::One { ["is", "was"] } else { ["are", "were"] };
+        let forms = if number == Number::One {
+            ["is", "was"]
+        } else {
+            ["are", "were"]
+        };
         self.any(&forms)
     }
 
@@ -121,7 +137,11 @@ impl Parser<'_> {
     fn verb(&mut self, form: fn(&str) -> String) -> Option<bool> {
         let word = self.peek();
         let second = SYNONYMS[..9].iter().map(|p| &p.1);
-        let transitive = TOPICS.iter().flat_map(|t| &t.actions).chain(second).any(|v| form(v) == word);
+        let transitive = TOPICS
+            .iter()
+            .flat_map(|t| &t.actions)
+            .chain(second)
+            .any(|v| form(v) == word);
         let alone = MOTIONS.iter().any(|v| form(v) == word);
         self.at += usize::from(transitive || alone);
         (transitive || alone).then_some(transitive)
@@ -153,7 +173,11 @@ impl Parser<'_> {
                 }
             }
         } else {
-            let helper = if number == Number::One { ["does", "did"] } else { ["do", "did"] };
+            let helper = if number == Number::One {
+                ["does", "did"]
+            } else {
+                ["do", "did"]
+            };
             let transitive = if self.any(&helper) {
                 if !self.any(&["not"]) {
                     return None;

@@ -7,25 +7,44 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::grammar::{Clause, Np, Tense, Wording, copula, pick, say, sentence};
-use super::lexicon::{ANIMALS, CONNECTIVES, DEGREES, LIVING_STATES, NEGATIVE, NUMBERS, POSITIVE, THING_STATES, TOPICS, Topic};
+use super::lexicon::{
+    ANIMALS, CONNECTIVES, DEGREES, LIVING_STATES, NEGATIVE, NUMBERS, POSITIVE, THING_STATES,
+    TOPICS, Topic,
+};
 use super::tasks::{Asked, question};
 
 /// `a` or `an` before a word.
 pub fn article(next: &str) -> &'static str {
-    if next.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+    if next.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    }
 }
 
 fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().flat_map(|w| w.split(' ')).map(str::to_owned).collect()
+    words
+        .iter()
+        .flat_map(|w| w.split(' '))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// `the soup was not very good`: what is said of a thing or person.
 fn judged(rng: &mut ChaCha8Rng, topic: &Topic, praise: bool) -> Vec<String> {
     let person = rng.random_bool(0.3);
-    let mut subject = if person { Np::person(rng, topic) } else { Np::thing(rng, topic) };
+    let mut subject = if person {
+        Np::person(rng, topic)
+    } else {
+        Np::thing(rng, topic)
+    };
     subject.adjective = None;
     let negated = rng.random_bool(0.25);
-    let tense = if rng.random_bool(0.5) { Tense::Past } else { Tense::Present };
+    let tense = if rng.random_bool(0.5) {
+        Tense::Past
+    } else {
+        Tense::Present
+    };
     let state = rng.random_bool(0.3);
     let adjective = match (state, person, praise != negated) {
         (true, true, _) => pick(rng, &LIVING_STATES),
@@ -42,8 +61,16 @@ fn judged(rng: &mut ChaCha8Rng, topic: &Topic, praise: bool) -> Vec<String> {
 }
 
 fn told(rng: &mut ChaCha8Rng, topic: &Topic) -> Vec<String> {
-    let clause = if rng.random_bool(0.8) { Clause::action(rng, topic) } else { Clause::motion(rng, topic) };
-    let wording = if rng.random_bool(0.4) { Wording::other(rng, &clause) } else { Wording::default() };
+    let clause = if rng.random_bool(0.8) {
+        Clause::action(rng, topic)
+    } else {
+        Clause::motion(rng, topic)
+    };
+    let wording = if rng.random_bool(0.4) {
+        Wording::other(rng, &clause)
+    } else {
+        Wording::default()
+    };
     say(&clause, wording)
 }
 
@@ -54,8 +81,17 @@ fn one(rng: &mut ChaCha8Rng, topic: &Topic, praise: bool) -> String {
         72..80 => {
             let (place, plural) = (pick(rng, &topic.places), rng.random_bool(0.5));
             let number = if plural { pick(rng, &NUMBERS) } else { "a" };
-            let noun = if rng.random_bool(0.3) { pick(rng, &ANIMALS) } else { pick(rng, &topic.things) };
-            let np = Np { determiner: Some(number), adjective: None, noun, plural };
+            let noun = if rng.random_bool(0.3) {
+                pick(rng, &ANIMALS)
+            } else {
+                pick(rng, &topic.things)
+            };
+            let np = Np {
+                determiner: Some(number),
+                adjective: None,
+                noun,
+                plural,
+            };
             let mut words = owned(&["there", copula(plural, Tense::Present)]);
             words.extend(np.words(false));
             words.extend(owned(&[place]));
@@ -63,14 +99,22 @@ fn one(rng: &mut ChaCha8Rng, topic: &Topic, praise: bool) -> String {
         }
         80..85 => {
             let animal = rng.random_bool(0.3);
-            let noun = if animal { pick(rng, &ANIMALS) } else { pick(rng, &topic.things) };
+            let noun = if animal {
+                pick(rng, &ANIMALS)
+            } else {
+                pick(rng, &topic.things)
+            };
             let category = if animal { "animal" } else { topic.category };
             owned(&[article(noun), noun, "is", article(category), category])
         }
         85..95 => {
             let mut words = told(rng, topic);
             words.push(pick(rng, &CONNECTIVES).to_owned());
-            words.extend(if rng.random_bool(0.5) { judged(rng, topic, praise) } else { told(rng, topic) });
+            words.extend(if rng.random_bool(0.5) {
+                judged(rng, topic, praise)
+            } else {
+                told(rng, topic)
+            });
             words
         }
         _ => {

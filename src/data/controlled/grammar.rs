@@ -8,8 +8,8 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::lexicon::{
-    ADJECTIVES, ANIMALS, MOTIONS, NAMES, NUMBERS, PAST_TIMES, PERSON_ADJECTIVES, PRESENT_TIMES, TOPICS, Topic, synonym,
-    with_ed, with_s,
+    ADJECTIVES, ANIMALS, MOTIONS, NAMES, NUMBERS, PAST_TIMES, PERSON_ADJECTIVES, PRESENT_TIMES,
+    TOPICS, Topic, synonym, with_ed, with_s,
 };
 
 /// One of a slice.
@@ -33,7 +33,12 @@ pub struct Np {
 impl Np {
     /// A name.
     pub fn name(rng: &mut ChaCha8Rng) -> Self {
-        Self { determiner: None, adjective: None, noun: pick(rng, &NAMES), plural: false }
+        Self {
+            determiner: None,
+            adjective: None,
+            noun: pick(rng, &NAMES),
+            plural: false,
+        }
     }
 
     /// A noun, with `the`, a numeral, `this` or the like.
@@ -50,7 +55,12 @@ impl Np {
             (false, _) => "a",
         };
         let adjective = rng.random_bool(0.35).then(|| pick(rng, adjectives));
-        Self { determiner: Some(determiner), adjective, noun, plural }
+        Self {
+            determiner: Some(determiner),
+            adjective,
+            noun,
+            plural,
+        }
     }
 
     /// A thing of a topic.
@@ -75,12 +85,22 @@ impl Np {
     /// The words; `swap` uses words of equal meaning where there are some.
     pub fn words(&self, swap: bool) -> Vec<String> {
         let mut words = Vec::new();
-        let adjective = self.adjective.map(|a| if swap { synonym(a).unwrap_or(a) } else { a });
-        let noun = if self.plural { with_s(self.noun) } else { self.noun.to_owned() };
+        let adjective = self
+            .adjective
+            .map(|a| if swap { synonym(a).unwrap_or(a) } else { a });
+        let noun = if self.plural {
+            with_s(self.noun)
+        } else {
+            self.noun.to_owned()
+        };
         if let Some(determiner) = self.determiner {
             let next = adjective.unwrap_or(self.noun);
             let an = determiner == "a" && next.starts_with(['a', 'e', 'i', 'o', 'u']);
-            words.push(if an { "an".to_owned() } else { determiner.to_owned() });
+            words.push(if an {
+                "an".to_owned()
+            } else {
+                determiner.to_owned()
+            });
         }
         words.extend(adjective.map(str::to_owned));
         words.push(noun);
@@ -132,31 +152,63 @@ impl Wording {
     pub fn other(rng: &mut ChaCha8Rng, clause: &Clause) -> Self {
         let mut all = Vec::new();
         for bits in 1..8_u8 {
-            let wording = Self { passive: bits & 1 > 0, time_first: bits & 2 > 0, synonyms: bits & 4 > 0 };
+            let wording = Self {
+                passive: bits & 1 > 0,
+                time_first: bits & 2 > 0,
+                synonyms: bits & 4 > 0,
+            };
             if say(clause, wording) != say(clause, Self::default()) {
                 all.push(wording);
             }
         }
-        if all.is_empty() { Self::default() } else { pick(rng, &all) }
+        if all.is_empty() {
+            Self::default()
+        } else {
+            pick(rng, &all)
+        }
     }
 }
 
 impl Clause {
     /// People of a topic doing something to its things, sometimes where and when.
     pub fn action(rng: &mut ChaCha8Rng, topic: &Topic) -> Self {
-        let tense = if rng.random_bool(0.5) { Tense::Past } else { Tense::Present };
-        let times: &[&'static str] = if tense == Tense::Past { &PAST_TIMES } else { &PRESENT_TIMES };
-        let subject = if rng.random_bool(0.3) { Np::name(rng) } else { Np::person(rng, topic) };
+        let tense = if rng.random_bool(0.5) {
+            Tense::Past
+        } else {
+            Tense::Present
+        };
+        let times: &[&'static str] = if tense == Tense::Past {
+            &PAST_TIMES
+        } else {
+            &PRESENT_TIMES
+        };
+        let subject = if rng.random_bool(0.3) {
+            Np::name(rng)
+        } else {
+            Np::person(rng, topic)
+        };
         let place = rng.random_bool(0.5).then(|| pick(rng, &topic.places));
         let time = rng.random_bool(0.5).then(|| pick(rng, times));
         let (verb, object) = (pick(rng, &topic.actions), Some(Np::thing(rng, topic)));
-        Self { subject, verb, object, place, time, tense, negated: rng.random_bool(0.2) }
+        Self {
+            subject,
+            verb,
+            object,
+            place,
+            time,
+            tense,
+            negated: rng.random_bool(0.2),
+        }
     }
 
     /// The same with place and time always there and nothing denied.
     pub fn full(rng: &mut ChaCha8Rng, topic: &Topic) -> Self {
         let mut clause = Self::action(rng, topic);
-        let times: &[&'static str] = if clause.tense == Tense::Past { &PAST_TIMES } else { &PRESENT_TIMES };
+        let times: &[&'static str] = if clause.tense == Tense::Past {
+            &PAST_TIMES
+        } else {
+            &PRESENT_TIMES
+        };
         clause.place = Some(pick(rng, &topic.places));
         clause.time = Some(pick(rng, times));
         clause.negated = false;
@@ -165,11 +217,23 @@ impl Clause {
 
     /// An animal about its business.
     pub fn motion(rng: &mut ChaCha8Rng, topic: &Topic) -> Self {
-        let tense = if rng.random_bool(0.5) { Tense::Past } else { Tense::Present };
+        let tense = if rng.random_bool(0.5) {
+            Tense::Past
+        } else {
+            Tense::Present
+        };
         let place = Some(pick(rng, &topic.places));
         let verb = pick(rng, &MOTIONS);
         let negated = rng.random_bool(0.15);
-        Self { subject: Np::animal(rng), verb, object: None, place, time: None, tense, negated }
+        Self {
+            subject: Np::animal(rng),
+            verb,
+            object: None,
+            place,
+            time: None,
+            tense,
+            negated,
+        }
     }
 }
 
@@ -203,7 +267,11 @@ fn verb_words(clause: &Clause, verb: &str) -> Vec<String> {
 
 /// The clause in words, in lower case but for names, without a full stop.
 pub fn say(clause: &Clause, wording: Wording) -> Vec<String> {
-    let verb = if wording.synonyms { synonym(clause.verb).unwrap_or(clause.verb) } else { clause.verb };
+    let verb = if wording.synonyms {
+        synonym(clause.verb).unwrap_or(clause.verb)
+    } else {
+        clause.verb
+    };
     let mut words: Vec<String> = Vec::new();
     let split = |phrase: &str| phrase.split(' ').map(str::to_owned).collect::<Vec<_>>();
     if wording.time_first {
@@ -274,7 +342,10 @@ impl Relation {
 
 /// The noun's category, which is true of each of its things.
 pub fn category(noun: &str) -> Option<&'static str> {
-    TOPICS.iter().find(|t| t.things.contains(&noun)).map(|t| t.category)
+    TOPICS
+        .iter()
+        .find(|t| t.things.contains(&noun))
+        .map(|t| t.category)
 }
 
 /// Whether the second clause, both read as positive, says no more than the first.

@@ -30,7 +30,12 @@ pub const TOPICS: [Topic; 8] = [
         category: "crop",
         people: ["farmer", "gardener", "shepherd", "picker"],
         things: ["carrot", "onion", "melon", "pumpkin", "cabbage", "pepper"],
-        places: ["in the field", "in the barn", "near the fence", "behind the stable"],
+        places: [
+            "in the field",
+            "in the barn",
+            "near the fence",
+            "behind the stable",
+        ],
         actions: ["plant", "harvest", "gather", "water", "weigh"],
         adjectives: ["ripe", "fresh", "juicy"],
     },
@@ -39,7 +44,12 @@ pub const TOPICS: [Topic; 8] = [
         category: "dish",
         people: ["chef", "waiter", "baker", "guest"],
         things: ["soup", "pie", "stew", "salad", "omelet", "pudding"],
-        places: ["in the kitchen", "at the counter", "near the oven", "in the restaurant"],
+        places: [
+            "in the kitchen",
+            "at the counter",
+            "near the oven",
+            "in the restaurant",
+        ],
         actions: ["cook", "taste", "serve", "prepare", "season"],
         adjectives: ["hot", "sweet", "salty"],
     },
@@ -48,7 +58,12 @@ pub const TOPICS: [Topic; 8] = [
         category: "vessel",
         people: ["sailor", "captain", "pilot", "diver"],
         things: ["boat", "ship", "raft", "yacht", "canoe", "sloop"],
-        places: ["in the harbour", "at the dock", "near the lighthouse", "on the river"],
+        places: [
+            "in the harbour",
+            "at the dock",
+            "near the lighthouse",
+            "on the river",
+        ],
         actions: ["sail", "anchor", "board", "paint", "launch"],
         adjectives: ["wooden", "narrow", "swift"],
     },
@@ -57,7 +72,12 @@ pub const TOPICS: [Topic; 8] = [
         category: "text",
         people: ["teacher", "pupil", "writer", "scholar"],
         things: ["poem", "letter", "report", "novel", "lesson", "chapter"],
-        places: ["in the school", "in the library", "at the desk", "near the classroom"],
+        places: [
+            "in the school",
+            "in the library",
+            "at the desk",
+            "near the classroom",
+        ],
         actions: ["copy", "study", "discuss", "translate", "print"],
         adjectives: ["short", "long", "difficult"],
     },
@@ -66,7 +86,12 @@ pub const TOPICS: [Topic; 8] = [
         category: "tool",
         people: ["carpenter", "builder", "plumber", "mechanic"],
         things: ["hammer", "drill", "ladder", "shovel", "chisel", "wrench"],
-        places: ["in the workshop", "on the roof", "near the bench", "in the cellar"],
+        places: [
+            "in the workshop",
+            "on the roof",
+            "near the bench",
+            "in the cellar",
+        ],
         actions: ["borrow", "sharpen", "clean", "polish", "repair"],
         adjectives: ["rusty", "sharp", "solid"],
     },
@@ -75,7 +100,12 @@ pub const TOPICS: [Topic; 8] = [
         category: "garment",
         people: ["tailor", "trader", "customer", "clerk"],
         things: ["coat", "shirt", "jacket", "glove", "scarf", "blouse"],
-        places: ["at the market", "in the shop", "near the stall", "in the street"],
+        places: [
+            "at the market",
+            "in the shop",
+            "near the stall",
+            "in the street",
+        ],
         actions: ["fold", "stitch", "mend", "sort", "display"],
         adjectives: ["woollen", "warm", "striped"],
     },
@@ -84,7 +114,12 @@ pub const TOPICS: [Topic; 8] = [
         category: "instrument",
         people: ["singer", "drummer", "dancer", "composer"],
         things: ["piano", "violin", "drum", "guitar", "trumpet", "cello"],
-        places: ["in the theatre", "on the stage", "near the curtain", "in the studio"],
+        places: [
+            "in the theatre",
+            "on the stage",
+            "near the curtain",
+            "in the studio",
+        ],
         actions: ["play", "tune", "carry", "pack", "record"],
         adjectives: ["loud", "soft", "electric"],
     },
@@ -93,7 +128,12 @@ pub const TOPICS: [Topic; 8] = [
         category: "vehicle",
         people: ["driver", "cyclist", "passenger", "inspector"],
         things: ["truck", "van", "tractor", "wagon", "scooter", "tram"],
-        places: ["on the road", "at the station", "near the bridge", "in the garage"],
+        places: [
+            "on the road",
+            "at the station",
+            "near the bridge",
+            "in the garage",
+        ],
         actions: ["park", "load", "steer", "rent", "examine"],
         adjectives: ["slow", "heavy", "modern"],
     },
@@ -118,40 +158,81 @@ pub const SYNONYMS: [(&str, &str); 14] = [
 ];
 
 /// Animals, at home in every topic.
-pub const ANIMALS: [&str; 10] =
-    ["dog", "cat", "horse", "goat", "donkey", "rabbit", "duck", "pigeon", "squirrel", "puppy"];
+pub const ANIMALS: [&str; 10] = [
+    "dog", "cat", "horse", "goat", "donkey", "rabbit", "duck", "pigeon", "squirrel", "puppy",
+];
 
 /// What animals do, alone.
-pub const MOTIONS: [&str; 8] = ["rest", "jump", "wander", "wait", "yawn", "sneeze", "listen", "stay"];
+pub const MOTIONS: [&str; 8] = [
+    "rest", "jump", "wander", "wait", "yawn", "sneeze", "listen", "stay",
+];
 
 /// What animals do to things, where either may be the reason.
 pub const NOTICES: [&str; 5] = ["follow", "watch", "pass", "avoid", "approach"];
 
 /// States of the living.
-pub const LIVING_STATES: [&str; 8] =
-    ["hungry", "tired", "thirsty", "sleepy", "nervous", "curious", "lonely", "brave"];
+pub const LIVING_STATES: [&str; 8] = [
+    "hungry", "tired", "thirsty", "sleepy", "nervous", "curious", "lonely", "brave",
+];
 
 /// States of things.
-pub const THING_STATES: [&str; 8] =
-    ["broken", "cheap", "expensive", "dusty", "dirty", "empty", "damaged", "portable"];
+pub const THING_STATES: [&str; 8] = [
+    "broken",
+    "cheap",
+    "expensive",
+    "dusty",
+    "dirty",
+    "empty",
+    "damaged",
+    "portable",
+];
 
 /// Adjectives for anything, without judgement.
-pub const ADJECTIVES: [&str; 10] =
-    ["old", "new", "big", "small", "red", "green", "blue", "white", "black", "yellow"];
+pub const ADJECTIVES: [&str; 10] = [
+    "old", "new", "big", "small", "red", "green", "blue", "white", "black", "yellow",
+];
 
 /// Adjectives for people, without judgement.
 pub const PERSON_ADJECTIVES: [&str; 5] = ["young", "tall", "quiet", "busy", "careful"];
 
 /// Adjectives that praise.
 pub const POSITIVE: [&str; 16] = [
-    "good", "great", "wonderful", "lovely", "excellent", "charming", "superb", "pleasant", "beautiful", "brilliant",
-    "delightful", "amazing", "perfect", "splendid", "fantastic", "impressive",
+    "good",
+    "great",
+    "wonderful",
+    "lovely",
+    "excellent",
+    "charming",
+    "superb",
+    "pleasant",
+    "beautiful",
+    "brilliant",
+    "delightful",
+    "amazing",
+    "perfect",
+    "splendid",
+    "fantastic",
+    "impressive",
 ];
 
 /// Adjectives that blame.
 pub const NEGATIVE: [&str; 16] = [
-    "bad", "awful", "terrible", "horrible", "poor", "dreadful", "ugly", "boring", "nasty", "dull", "weak",
-    "disappointing", "miserable", "clumsy", "unpleasant", "hopeless",
+    "bad",
+    "awful",
+    "terrible",
+    "horrible",
+    "poor",
+    "dreadful",
+    "ugly",
+    "boring",
+    "nasty",
+    "dull",
+    "weak",
+    "disappointing",
+    "miserable",
+    "clumsy",
+    "unpleasant",
+    "hopeless",
 ];
 
 /// Words that strengthen an adjective.
@@ -159,19 +240,28 @@ pub const DEGREES: [&str; 5] = ["very", "quite", "really", "rather", "truly"];
 
 /// Names of people.
 pub const NAMES: [&str; 24] = [
-    "Anna", "Peter", "Maria", "Thomas", "Julia", "Martin", "Laura", "Daniel", "Sophie", "Oscar", "Clara", "Victor", "Emma",
-    "Simon", "Alice", "Felix", "Nora", "Hugo", "Ruth", "Leon", "Greta", "Ivan", "Paula", "Jonas",
+    "Anna", "Peter", "Maria", "Thomas", "Julia", "Martin", "Laura", "Daniel", "Sophie", "Oscar",
+    "Clara", "Victor", "Emma", "Simon", "Alice", "Felix", "Nora", "Hugo", "Ruth", "Leon", "Greta",
+    "Ivan", "Paula", "Jonas",
 ];
 
 /// Times that go with the past.
-pub const PAST_TIMES: [&str; 6] =
-    ["yesterday", "last week", "on monday", "on friday", "this morning", "last summer"];
+pub const PAST_TIMES: [&str; 6] = [
+    "yesterday",
+    "last week",
+    "on monday",
+    "on friday",
+    "this morning",
+    "last summer",
+];
 
 /// Times that go with the present.
 pub const PRESENT_TIMES: [&str; 4] = ["every day", "every week", "every evening", "in winter"];
 
 /// Numerals for more than one.
-pub const NUMBERS: [&str; 9] = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+pub const NUMBERS: [&str; 9] = [
+    "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+];
 
 /// Words that join two clauses.
 pub const CONNECTIVES: [&str; 4] = ["and", "but", "because", "while"];
@@ -227,7 +317,13 @@ mod tests {
     fn topics_share_no_content_word() {
         let mut seen = BTreeSet::new();
         for t in &TOPICS {
-            let words = t.people.iter().chain(&t.things).chain(&t.places).chain(&t.actions).chain(&t.adjectives);
+            let words = t
+                .people
+                .iter()
+                .chain(&t.things)
+                .chain(&t.places)
+                .chain(&t.actions)
+                .chain(&t.adjectives);
             for word in words.chain([&t.category]) {
                 assert!(seen.insert(*word), "`{word}` stands twice");
             }

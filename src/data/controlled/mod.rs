@@ -70,7 +70,9 @@ pub enum ControlledError {
         least: usize,
     },
     /// The language has too few sentences for so many different examples.
-    #[error("task `{task}` has too few different examples for the number asked: {wanted}\nhint: ask for fewer with `--examples`")]
+    #[error(
+        "task `{task}` has too few different examples for the number asked: {wanted}\nhint: ask for fewer with `--examples`"
+    )]
     Exhausted {
         /// The task.
         task: &'static str,
@@ -114,22 +116,106 @@ const MNLI_TEST: &str = "index promptID pairID genre sentence1_binary_parse sent
 
 /// The tasks. Column names are parted by spaces, `_` in `#1_ID` and the like stands for a space.
 const TASKS: [Task; 9] = [
-    Task { name: "CoLA", make: tasks::cola, classes: 2, header: false, train: "source label mark sentence", dev: "source label mark sentence", test: "index sentence" },
-    Task { name: "SST-2", make: tasks::sst2, classes: 2, header: true, train: "sentence label", dev: "sentence label", test: "index sentence" },
-    Task { name: "MRPC", make: tasks::mrpc, classes: 2, header: true, train: "Quality #1_ID #2_ID #1_String #2_String", dev: "Quality #1_ID #2_ID #1_String #2_String", test: "index #1_ID #2_ID #1_String #2_String" },
-    Task { name: "STS-B", make: tasks::stsb, classes: 11, header: true, train: "index genre filename year old_index source1 source2 sentence1 sentence2 score", dev: "index genre filename year old_index source1 source2 sentence1 sentence2 score", test: "index genre filename year old_index source1 source2 sentence1 sentence2" },
-    Task { name: "QQP", make: tasks::qqp, classes: 2, header: true, train: "id qid1 qid2 question1 question2 is_duplicate", dev: "id qid1 qid2 question1 question2 is_duplicate", test: "id question1 question2" },
-    Task { name: "MNLI", make: tasks::mnli, classes: 3, header: true, train: "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse sentence1 sentence2 label1 gold_label", dev: "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse sentence1 sentence2 label1 label2 label3 label4 label5 gold_label", test: MNLI_TEST },
-    Task { name: "QNLI", make: tasks::qnli, classes: 2, header: true, train: "index question sentence label", dev: "index question sentence label", test: "index question sentence" },
-    Task { name: "RTE", make: tasks::rte, classes: 2, header: true, train: PAIR, dev: PAIR, test: PAIR_TEST },
-    Task { name: "WNLI", make: tasks::wnli, classes: 2, header: true, train: PAIR, dev: PAIR, test: PAIR_TEST },
+    Task {
+        name: "CoLA",
+        make: tasks::cola,
+        classes: 2,
+        header: false,
+        train: "source label mark sentence",
+        dev: "source label mark sentence",
+        test: "index sentence",
+    },
+    Task {
+        name: "SST-2",
+        make: tasks::sst2,
+        classes: 2,
+        header: true,
+        train: "sentence label",
+        dev: "sentence label",
+        test: "index sentence",
+    },
+    Task {
+        name: "MRPC",
+        make: tasks::mrpc,
+        classes: 2,
+        header: true,
+        train: "Quality #1_ID #2_ID #1_String #2_String",
+        dev: "Quality #1_ID #2_ID #1_String #2_String",
+        test: "index #1_ID #2_ID #1_String #2_String",
+    },
+    Task {
+        name: "STS-B",
+        make: tasks::stsb,
+        classes: 11,
+        header: true,
+        train: "index genre filename year old_index source1 source2 sentence1 sentence2 score",
+        dev: "index genre filename year old_index source1 source2 sentence1 sentence2 score",
+        test: "index genre filename year old_index source1 source2 sentence1 sentence2",
+    },
+    Task {
+        name: "QQP",
+        make: tasks::qqp,
+        classes: 2,
+        header: true,
+        train: "id qid1 qid2 question1 question2 is_duplicate",
+        dev: "id qid1 qid2 question1 question2 is_duplicate",
+        test: "id question1 question2",
+    },
+    Task {
+        name: "MNLI",
+        make: tasks::mnli,
+        classes: 3,
+        header: true,
+        train: "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse sentence1 sentence2 label1 gold_label",
+        dev: "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse sentence1 sentence2 label1 label2 label3 label4 label5 gold_label",
+        test: MNLI_TEST,
+    },
+    Task {
+        name: "QNLI",
+        make: tasks::qnli,
+        classes: 2,
+        header: true,
+        train: "index question sentence label",
+        dev: "index question sentence label",
+        test: "index question sentence",
+    },
+    Task {
+        name: "RTE",
+        make: tasks::rte,
+        classes: 2,
+        header: true,
+        train: PAIR,
+        dev: PAIR,
+        test: PAIR_TEST,
+    },
+    Task {
+        name: "WNLI",
+        make: tasks::wnli,
+        classes: 2,
+        header: true,
+        train: PAIR,
+        dev: PAIR,
+        test: PAIR_TEST,
+    },
 ];
 
 /// One table in the official layout; the cells are found by the names of the columns.
 fn table(columns: &str, header: bool, examples: &[Example]) -> String {
-    let columns: Vec<String> =
-        columns.split(' ').map(|c| if c.starts_with('#') { c.replace('_', " ") } else { c.to_owned() }).collect();
-    let mut text = if header { columns.join("\t") + "\n" } else { String::new() };
+    let columns: Vec<String> = columns
+        .split(' ')
+        .map(|c| {
+            if c.starts_with('#') {
+                c.replace('_', " ")
+            } else {
+                c.to_owned()
+            }
+        })
+        .collect();
+    let mut text = if header {
+        columns.join("\t") + "\n"
+    } else {
+        String::new()
+    };
     for (index, e) in examples.iter().enumerate() {
         let last = e.texts.len() - 1;
         let cells: Vec<String> = columns
@@ -139,10 +225,14 @@ fn table(columns: &str, header: bool, examples: &[Example]) -> String {
                 "pairID" => format!("{index}{}", &e.label[..1]),
                 "qid1" | "#1 ID" => (2 * index + 1).to_string(),
                 "qid2" | "#2 ID" => (2 * index + 2).to_string(),
-                "sentence1" | "question1" | "question" | "#1 String" | "Premise" => e.texts[0].clone(),
-                "sentence" | "sentence2" | "question2" | "#2 String" | "Hypothesis" => e.texts[last].clone(),
-                "label" | "label1" | "label2" | "label3" | "label4" | "label5" | "gold_label" | "score" | "Quality"
-                | "is_duplicate" | "Label" => e.label.clone(),
+                "sentence1" | "question1" | "question" | "#1 String" | "Premise" => {
+                    e.texts[0].clone()
+                }
+                "sentence" | "sentence2" | "question2" | "#2 String" | "Hypothesis" => {
+                    e.texts[last].clone()
+                }
+                "label" | "label1" | "label2" | "label3" | "label4" | "label5" | "gold_label"
+                | "score" | "Quality" | "is_duplicate" | "Label" => e.label.clone(),
                 "mark" => if e.label == "0" { "*" } else { "" }.to_owned(),
                 "genre" | "Domain" => e.genre.to_owned(),
                 "source" | "filename" => "generated".to_owned(),
@@ -157,13 +247,27 @@ fn table(columns: &str, header: bool, examples: &[Example]) -> String {
 }
 
 /// The files of one task.
-fn task_files(number: usize, task: &Task, settings: &Settings) -> Result<Vec<(String, String)>, ControlledError> {
+fn task_files(
+    number: usize,
+    task: &Task,
+    settings: &Settings,
+) -> Result<Vec<(String, String)>, ControlledError> {
     let mut seen = BTreeSet::new();
     let small = (settings.examples / 5).max(12);
     let mut random = rng(settings.seed, Stream::Data, &[EXAMPLES, number as u64]);
     let mut draw = |count: usize, topics: &[Topic]| {
-        tasks::examples(&mut random, task.make, task.classes, topics, count, &mut seen)
-            .ok_or(ControlledError::Exhausted { task: task.name, wanted: count })
+        tasks::examples(
+            &mut random,
+            task.make,
+            task.classes,
+            topics,
+            count,
+            &mut seen,
+        )
+        .ok_or(ControlledError::Exhausted {
+            task: task.name,
+            wanted: count,
+        })
     };
     let path = |file: &str| format!("glue/{}/{file}.tsv", task.name);
     let mut files = Vec::new();
@@ -171,25 +275,49 @@ fn task_files(number: usize, task: &Task, settings: &Settings) -> Result<Vec<(St
     let (matched, mismatched) = TOPICS.split_at(6);
     let parted = task.name == "MNLI";
     let main: &[Topic] = if parted { matched } else { &TOPICS };
-    files.push((path("train"), table(task.train, task.header, &draw(settings.examples, main)?)));
-    let sets: &[(&str, &[Topic])] =
-        if parted { &[("_matched", matched), ("_mismatched", mismatched)] } else { &[("", main)] };
+    files.push((
+        path("train"),
+        table(task.train, task.header, &draw(settings.examples, main)?),
+    ));
+    let sets: &[(&str, &[Topic])] = if parted {
+        &[("_matched", matched), ("_mismatched", mismatched)]
+    } else {
+        &[("", main)]
+    };
     for (suffix, topics) in sets {
-        files.push((path(&format!("dev{suffix}")), table(task.dev, task.header, &draw(small, topics)?)));
+        files.push((
+            path(&format!("dev{suffix}")),
+            table(task.dev, task.header, &draw(small, topics)?),
+        ));
         let mut test = draw(small, topics)?;
         for e in &mut test {
-            e.texts.iter_mut().for_each(|t| t.truncate(t.trim_end().len()));
+            e.texts
+                .iter_mut()
+                .for_each(|t| t.truncate(t.trim_end().len()));
         }
-        files.push((path(&format!("test{suffix}")), hide_pair_ids(&table(task.test, true, &test), task)));
+        files.push((
+            path(&format!("test{suffix}")),
+            hide_pair_ids(&table(task.test, true, &test), task),
+        ));
     }
     if parted {
         let diagnostic = draw(small, &TOPICS)?;
         let full = "Lexical_Semantics Predicate-Argument_Structure Logic Knowledge Domain Premise Hypothesis Label";
-        files.push(("glue/AX/diagnostic.tsv".to_owned(), table(PAIR_TEST, true, &diagnostic)));
-        files.push(("glue/AX/diagnostic-full.tsv".to_owned(), table(full, true, &diagnostic).replacen('_', " ", 2)));
+        files.push((
+            "glue/AX/diagnostic.tsv".to_owned(),
+            table(PAIR_TEST, true, &diagnostic),
+        ));
+        files.push((
+            "glue/AX/diagnostic-full.tsv".to_owned(),
+            table(full, true, &diagnostic).replacen('_', " ", 2),
+        ));
     }
     for (path, text) in &mut files {
-        match (task.name, path.ends_with("test.tsv"), path.ends_with("dev.tsv")) {
+        match (
+            task.name,
+            path.ends_with("test.tsv"),
+            path.ends_with("dev.tsv"),
+        ) {
             // The original has a byte order mark before `Quality`.
             ("MRPC", false, _) => text.insert(0, '\u{feff}'),
             // The original has no line end at its end.
@@ -219,7 +347,10 @@ fn hide_pair_ids(table: &str, task: &Task) -> String {
 
 /// All files, by path below the output directory, in order of path.
 pub fn files(settings: &Settings) -> Result<Vec<(String, String)>, ControlledError> {
-    for (name, got, least) in [("documents", settings.documents, 1), ("examples", settings.examples, 12)] {
+    for (name, got, least) in [
+        ("documents", settings.documents, 1),
+        ("examples", settings.examples, 12),
+    ] {
         if got < least {
             return Err(ControlledError::Setting { name, got, least });
         }
@@ -231,7 +362,11 @@ pub fn files(settings: &Settings) -> Result<Vec<(String, String)>, ControlledErr
         if i % per_file == 0 {
             corpus.push(String::new());
         }
-        let text = documents::document(&mut rng(settings.seed, Stream::Data, &[DOCUMENTS, i as u64]));
+        let text = documents::document(&mut rng(
+            settings.seed,
+            Stream::Data,
+            &[DOCUMENTS, i as u64],
+        ));
         if let Some(file) = corpus.last_mut() {
             if !file.is_empty() {
                 file.push('\n');
@@ -239,7 +374,12 @@ pub fn files(settings: &Settings) -> Result<Vec<(String, String)>, ControlledErr
             file.push_str(&text);
         }
     }
-    out.extend(corpus.into_iter().enumerate().map(|(i, text)| (format!("corpus/part_{i:02}.txt"), text)));
+    out.extend(
+        corpus
+            .into_iter()
+            .enumerate()
+            .map(|(i, text)| (format!("corpus/part_{i:02}.txt"), text)),
+    );
     for (number, task) in TASKS.iter().enumerate() {
         out.extend(task_files(number, task, settings)?);
     }
@@ -253,7 +393,11 @@ pub fn generate(dir: &Path, settings: &Settings) -> Result<Summary, ControlledEr
     let files = files(settings)?;
     let io = |doing: &'static str, path: &Path| {
         let path = path.to_owned();
-        move |source| ControlledError::Io { doing, path, source }
+        move |source| ControlledError::Io {
+            doing,
+            path,
+            source,
+        }
     };
     let marker = dir.join(MARKER);
     match fs::read_to_string(&marker) {
@@ -270,19 +414,30 @@ pub fn generate(dir: &Path, settings: &Settings) -> Result<Summary, ControlledEr
                 }
             }
         }
-        Ok(_) => return Err(ControlledError::Foreign { path: dir.to_owned() }),
+        Ok(_) => {
+            return Err(ControlledError::Foreign {
+                path: dir.to_owned(),
+            });
+        }
         Err(_) => {
             fs::create_dir_all(dir).map_err(io("create the directory", dir))?;
             let mut entries = fs::read_dir(dir).map_err(io("read the directory", dir))?;
             if entries.next().is_some() {
-                return Err(ControlledError::Foreign { path: dir.to_owned() });
+                return Err(ControlledError::Foreign {
+                    path: dir.to_owned(),
+                });
             }
         }
     }
     // The list comes first, so that an interrupted run can be repeated.
     let list: String = files.iter().map(|(path, _)| format!("{path}\n")).collect();
     write(&marker, &format!("{MARKER_HEAD}\n{list}")).map_err(io("write", &marker))?;
-    let mut summary = Summary { corpus_files: 0, corpus_bytes: 0, task_files: 0, task_bytes: 0 };
+    let mut summary = Summary {
+        corpus_files: 0,
+        corpus_bytes: 0,
+        task_files: 0,
+        task_bytes: 0,
+    };
     for (name, text) in &files {
         let path = dir.join(name);
         if let Some(parent) = path.parent() {

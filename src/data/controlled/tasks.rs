@@ -10,10 +10,12 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::documents::article;
-use super::grammar::{Clause, Relation, Tense, Wording, category, copula, pick, relation, say, sentence};
+use super::grammar::{
+    Clause, Relation, Tense, Wording, category, copula, pick, relation, say, sentence,
+};
 use super::lexicon::{
-    ADJECTIVES, ANIMALS, DEGREES, LIVING_STATES, NAMES, NEGATIVE, NOTICES, PAST_TIMES, POSITIVE, PRESENT_TIMES,
-    THING_STATES, Topic, synonym, with_ed, with_s,
+    ADJECTIVES, ANIMALS, DEGREES, LIVING_STATES, NAMES, NEGATIVE, NOTICES, PAST_TIMES, POSITIVE,
+    PRESENT_TIMES, THING_STATES, Topic, synonym, with_ed, with_s,
 };
 
 /// One example: one or two texts, the label as the file has it, the topic.
@@ -31,7 +33,11 @@ pub struct Example {
 pub type Maker = fn(&mut ChaCha8Rng, usize, &Topic) -> Option<Example>;
 
 fn example(topic: &Topic, texts: &[String], label: &str) -> Option<Example> {
-    Some(Example { texts: texts.to_vec(), label: label.to_owned(), genre: topic.name })
+    Some(Example {
+        texts: texts.to_vec(),
+        label: label.to_owned(),
+        genre: topic.name,
+    })
 }
 
 /// A part of a clause's meaning.
@@ -44,7 +50,13 @@ enum Part {
     Time,
 }
 
-const PARTS: [Part; 5] = [Part::Subject, Part::Verb, Part::Object, Part::Place, Part::Time];
+const PARTS: [Part; 5] = [
+    Part::Subject,
+    Part::Verb,
+    Part::Object,
+    Part::Place,
+    Part::Time,
+];
 
 /// Another value from a slice.
 fn another(rng: &mut ChaCha8Rng, from: &[&'static str], old: &str) -> &'static str {
@@ -54,7 +66,11 @@ fn another(rng: &mut ChaCha8Rng, from: &[&'static str], old: &str) -> &'static s
 
 /// Gives one part another meaning.
 fn change(rng: &mut ChaCha8Rng, clause: &mut Clause, topic: &Topic, part: Part) {
-    let times: &[&'static str] = if clause.tense == Tense::Past { &PAST_TIMES } else { &PRESENT_TIMES };
+    let times: &[&'static str] = if clause.tense == Tense::Past {
+        &PAST_TIMES
+    } else {
+        &PRESENT_TIMES
+    };
     match part {
         Part::Subject if clause.subject.determiner.is_none() => {
             clause.subject.noun = another(rng, &NAMES, clause.subject.noun);
@@ -66,19 +82,33 @@ fn change(rng: &mut ChaCha8Rng, clause: &mut Clause, topic: &Topic, part: Part) 
                 object.noun = another(rng, &topic.things, object.noun);
             }
         }
-        Part::Place => clause.place = Some(another(rng, &topic.places, clause.place.unwrap_or_default())),
+        Part::Place => {
+            clause.place = Some(another(
+                rng,
+                &topic.places,
+                clause.place.unwrap_or_default(),
+            ))
+        }
         Part::Time => clause.time = Some(another(rng, times, clause.time.unwrap_or_default())),
     }
 }
 
 fn worded(rng: &mut ChaCha8Rng, clause: &Clause, other: f64) -> String {
-    let wording = if rng.random_bool(other) { Wording::other(rng, clause) } else { Wording::default() };
+    let wording = if rng.random_bool(other) {
+        Wording::other(rng, clause)
+    } else {
+        Wording::default()
+    };
     sentence(&say(clause, wording), '.')
 }
 
 /// CoLA: 1 a sentence of the grammar, 0 one with an agreement, a determiner, a verb form or the order broken.
 pub fn cola(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example> {
-    let mut clause = if rng.random_bool(0.8) { Clause::action(rng, topic) } else { Clause::motion(rng, topic) };
+    let mut clause = if rng.random_bool(0.8) {
+        Clause::action(rng, topic)
+    } else {
+        Clause::motion(rng, topic)
+    };
     if want == 1 {
         let text = worded(rng, &clause, 0.2);
         return example(topic, &[text], "1");
@@ -88,9 +118,21 @@ pub fn cola(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example>
     let mut bad = good.clone();
     match rng.random_range(0..4) {
         0 if clause.tense == Tense::Present => {
-            let verb = if clause.negated { ["do", "does"] } else { [clause.verb, ""] };
-            let third = if clause.negated { verb[1].to_owned() } else { with_s(clause.verb) };
-            bad[head] = if clause.subject.plural { third } else { verb[0].to_owned() };
+            let verb = if clause.negated {
+                ["do", "does"]
+            } else {
+                [clause.verb, ""]
+            };
+            let third = if clause.negated {
+                verb[1].to_owned()
+            } else {
+                with_s(clause.verb)
+            };
+            bad[head] = if clause.subject.plural {
+                third
+            } else {
+                verb[0].to_owned()
+            };
         }
         1 if !matches!(clause.subject.determiner, None | Some("the")) => {
             clause.subject.plural = !clause.subject.plural;
@@ -107,31 +149,57 @@ pub fn cola(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example>
         }
         _ => return None,
     }
-    if bad == good { None } else { example(topic, &[sentence(&bad, '.')], "0") }
+    if bad == good {
+        None
+    } else {
+        example(topic, &[sentence(&bad, '.')], "0")
+    }
 }
 
 /// SST-2: praise or blame, the adjective's polarity turned round by a negation. Lower case, separate marks, and a space last.
 pub fn sst2(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example> {
     let negated = rng.random_bool(0.35);
-    let list = if (want == 1) != negated { &POSITIVE } else { &NEGATIVE };
+    let list = if (want == 1) != negated {
+        &POSITIVE
+    } else {
+        &NEGATIVE
+    };
     let (adjective, second) = (pick(rng, list), pick(rng, list));
     let person = rng.random_bool(0.3);
-    let noun = if person { pick(rng, &topic.people) } else { pick(rng, &topic.things) };
+    let noun = if person {
+        pick(rng, &topic.people)
+    } else {
+        pick(rng, &topic.things)
+    };
     let degree = pick(rng, &DEGREES);
     let plural = rng.random_bool(0.4);
-    let nouns = if plural { with_s(noun) } else { noun.to_owned() };
+    let nouns = if plural {
+        with_s(noun)
+    } else {
+        noun.to_owned()
+    };
     let not = if negated { "not " } else { "" };
     let name = pick(rng, &NAMES).to_lowercase();
     let text = match rng.random_range(0..5) {
-        0 => format!("the {nouns} {} {not}{degree} {adjective}", copula(plural, Tense::Past)),
-        1 => format!("the {nouns} {} {not}{adjective}", copula(plural, Tense::Present)),
+        0 => format!(
+            "the {nouns} {} {not}{degree} {adjective}",
+            copula(plural, Tense::Past)
+        ),
+        1 => format!(
+            "the {nouns} {} {not}{adjective}",
+            copula(plural, Tense::Present)
+        ),
         2 => format!("{not}{} {adjective} {noun}", article(adjective)),
         3 if negated => format!("{name} did not call the {nouns} {adjective}"),
         3 => format!("{name} called the {nouns} {degree} {adjective}"),
         _ if negated || adjective == second => return None,
         _ => format!("{} {adjective} and {second} {noun}", article(adjective)),
     };
-    example(topic, &[format!("{text} . ")], if want == 1 { "1" } else { "0" })
+    example(
+        topic,
+        &[format!("{text} . ")],
+        if want == 1 { "1" } else { "0" },
+    )
 }
 
 /// MRPC: 1 the same meaning in other words, 0 another meaning.
@@ -142,8 +210,15 @@ pub fn mrpc(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example>
         let part = pick(rng, &PARTS);
         change(rng, &mut second, topic, part);
     }
-    let (a, b) = (worded(rng, &first, 0.0), worded(rng, &second, if want == 1 { 1.0 } else { 0.6 }));
-    if a == b { None } else { example(topic, &[a, b], if want == 1 { "1" } else { "0" }) }
+    let (a, b) = (
+        worded(rng, &first, 0.0),
+        worded(rng, &second, if want == 1 { 1.0 } else { 0.6 }),
+    );
+    if a == b {
+        None
+    } else {
+        example(topic, &[a, b], if want == 1 { "1" } else { "0" })
+    }
 }
 
 /// Half points of meaning that two clauses share: two for each equal part, one for an object equal but for its adjective.
@@ -153,7 +228,12 @@ fn shared_halves(a: &Clause, b: &Clause) -> usize {
         (Some(x), Some(y)) if x.noun == y.noun => 1,
         _ => 0,
     };
-    let equal = [a.subject == b.subject, a.verb == b.verb, a.place == b.place, a.time == b.time];
+    let equal = [
+        a.subject == b.subject,
+        a.verb == b.verb,
+        a.place == b.place,
+        a.time == b.time,
+    ];
     object + 2 * equal.iter().filter(|e| **e).count()
 }
 
@@ -166,14 +246,22 @@ pub fn stsb(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example>
     if want % 2 == 1 {
         parts.retain(|p| *p != Part::Object);
         let object = second.object.as_mut()?;
-        object.adjective = Some(another(rng, &ADJECTIVES, object.adjective.unwrap_or_default()));
+        object.adjective = Some(another(
+            rng,
+            &ADJECTIVES,
+            object.adjective.unwrap_or_default(),
+        ));
     }
     for part in parts.iter().skip(want / 2) {
         change(rng, &mut second, topic, *part);
     }
     let (a, b) = (worded(rng, &first, 0.0), worded(rng, &second, 0.4));
     let points = shared_halves(&first, &second);
-    if points == want { example(topic, &[a, b], &format!("{:.3}", points as f64 / 2.0)) } else { None }
+    if points == want {
+        example(topic, &[a, b], &format!("{:.3}", points as f64 / 2.0))
+    } else {
+        None
+    }
 }
 
 /// What a question asks for.
@@ -189,7 +277,11 @@ pub enum Asked {
 
 /// A question about a clause in a short or a long form, with words of equal meaning or not.
 pub fn question(clause: &Clause, asked: Asked, long: bool, synonyms: bool) -> String {
-    let verb = if synonyms { synonym(clause.verb).unwrap_or(clause.verb) } else { clause.verb };
+    let verb = if synonyms {
+        synonym(clause.verb).unwrap_or(clause.verb)
+    } else {
+        clause.verb
+    };
     let object = clause.object.iter().flat_map(|o| o.words(synonyms));
     let mut words: Vec<String> = Vec::new();
     let opening = match (asked, long) {
@@ -202,9 +294,19 @@ pub fn question(clause: &Clause, asked: Asked, long: bool, synonyms: bool) -> St
     };
     words.extend(opening.split(' ').map(str::to_owned));
     if asked == Asked::Who {
-        words.push(if clause.tense == Tense::Past { with_ed(verb) } else { with_s(verb) });
+        words.push(if clause.tense == Tense::Past {
+            with_ed(verb)
+        } else {
+            with_s(verb)
+        });
         words.extend(object);
-        words.extend(clause.place.iter().flat_map(|p| p.split(' ')).map(str::to_owned));
+        words.extend(
+            clause
+                .place
+                .iter()
+                .flat_map(|p| p.split(' '))
+                .map(str::to_owned),
+        );
     } else {
         let helper = match (clause.tense, clause.subject.plural) {
             (Tense::Past, _) => "did",
@@ -230,13 +332,34 @@ pub fn qqp(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example> 
         match rng.random_range(0..3) {
             0 => change(rng, &mut other, topic, Part::Verb),
             1 => change(rng, &mut other, topic, Part::Object),
-            _ => other_asked = pick(rng, &kinds.into_iter().filter(|k| *k != asked).collect::<Vec<_>>()),
+            _ => {
+                other_asked = pick(
+                    rng,
+                    &kinds
+                        .into_iter()
+                        .filter(|k| *k != asked)
+                        .collect::<Vec<_>>(),
+                )
+            }
         }
     }
     let long = rng.random_bool(0.5);
     let a = question(&clause, asked, long, false);
-    let b = question(&other, other_asked, if want == 1 { !long } else { rng.random_bool(0.5) }, rng.random_bool(0.4));
-    if a == b { None } else { example(topic, &[a, b], if want == 1 { "1" } else { "0" }) }
+    let b = question(
+        &other,
+        other_asked,
+        if want == 1 {
+            !long
+        } else {
+            rng.random_bool(0.5)
+        },
+        rng.random_bool(0.4),
+    );
+    if a == b {
+        None
+    } else {
+        example(topic, &[a, b], if want == 1 { "1" } else { "0" })
+    }
 }
 
 /// Leaves out something, or says it more generally.
@@ -263,7 +386,11 @@ fn inference(rng: &mut ChaCha8Rng, want: Relation, topic: &Topic) -> Option<(Cla
     }
     // A denied premise is the weak one: denying less denies more.
     let denied = rng.random_bool(0.4);
-    let (mut premise, mut hypothesis) = if denied { (weak, strong) } else { (strong, weak) };
+    let (mut premise, mut hypothesis) = if denied {
+        (weak, strong)
+    } else {
+        (strong, weak)
+    };
     premise.negated = denied;
     hypothesis.negated = match want {
         Relation::Entailment => denied,
@@ -277,12 +404,17 @@ fn inference(rng: &mut ChaCha8Rng, want: Relation, topic: &Topic) -> Option<(Cla
             _ => change(rng, &mut hypothesis, topic, Part::Verb),
         }
     }
-    (relation(&premise, &hypothesis) == want && premise != hypothesis).then_some((premise, hypothesis))
+    (relation(&premise, &hypothesis) == want && premise != hypothesis)
+        .then_some((premise, hypothesis))
 }
 
 /// MNLI and the diagnostic set: what the first sentence says about the second.
 pub fn mnli(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example> {
-    let want = [Relation::Entailment, Relation::Neutral, Relation::Contradiction][want];
+    let want = [
+        Relation::Entailment,
+        Relation::Neutral,
+        Relation::Contradiction,
+    ][want];
     let (premise, hypothesis) = inference(rng, want, topic)?;
     let texts = [worded(rng, &premise, 0.2), worded(rng, &hypothesis, 0.3)];
     example(topic, &texts, want.label())
@@ -301,8 +433,16 @@ pub fn rte(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example> 
         return None;
     }
     let (a, b) = (worded(rng, &premise, 0.2), worded(rng, &beside, 0.2));
-    let text = if rng.random_bool(0.5) { format!("{a} {b}") } else { format!("{b} {a}") };
-    let label = if want == 0 { "entailment" } else { "not_entailment" };
+    let text = if rng.random_bool(0.5) {
+        format!("{a} {b}")
+    } else {
+        format!("{b} {a}")
+    };
+    let label = if want == 0 {
+        "entailment"
+    } else {
+        "not_entailment"
+    };
     example(topic, &[text, worded(rng, &hypothesis, 0.3)], label)
 }
 
@@ -320,7 +460,11 @@ pub fn qnli(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example>
             _ => change(rng, &mut answer, topic, Part::Object),
         }
     }
-    let label = if want == 0 { "entailment" } else { "not_entailment" };
+    let label = if want == 0 {
+        "entailment"
+    } else {
+        "not_entailment"
+    };
     example(topic, &[text, worded(rng, &answer, 0.3)], label)
 }
 
@@ -329,14 +473,30 @@ pub fn wnli(rng: &mut ChaCha8Rng, want: usize, topic: &Topic) -> Option<Example>
     let (animal, thing) = (pick(rng, &ANIMALS), pick(rng, &topic.things));
     let verb = with_ed(pick(rng, &NOTICES));
     let living = rng.random_bool(0.5);
-    let state = if living { pick(rng, &LIVING_STATES) } else { pick(rng, &THING_STATES) };
+    let state = if living {
+        pick(rng, &LIVING_STATES)
+    } else {
+        pick(rng, &THING_STATES)
+    };
     let place = pick(rng, &topic.places);
-    let (one, two) = if rng.random_bool(0.5) { (animal, thing) } else { (thing, animal) };
+    let (one, two) = if rng.random_bool(0.5) {
+        (animal, thing)
+    } else {
+        (thing, animal)
+    };
     // The thing moves only if it stands second; standing first it is passive.
-    let act = if one == animal { verb } else { format!("was {verb} by") };
+    let act = if one == animal {
+        verb
+    } else {
+        format!("was {verb} by")
+    };
     let first = format!("The {one} {act} the {two} {place} because it was {state}.");
     let told = if living == (want == 1) { animal } else { thing };
-    example(topic, &[first, format!("The {told} was {state}.")], if want == 1 { "1" } else { "0" })
+    example(
+        topic,
+        &[first, format!("The {told} was {state}.")],
+        if want == 1 { "1" } else { "0" },
+    )
 }
 
 /// Makes `count` different examples, classes in turn and then shuffled; `seen` holds the texts that are used up. `None` when
@@ -360,4 +520,3 @@ pub fn examples(
     out.shuffle(rng);
     Some(out)
 }
-
