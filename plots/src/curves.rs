@@ -262,7 +262,7 @@ where
         top += sizes.space / 2;
     }
     let line_height = (sizes.label * 1.3) as i32;
-    let axis_height = (sizes.tick * 1.9 + sizes.label * 1.6) as i32;
+    let axis_height = (sizes.tick * 1.6 + sizes.label * 1.3) as i32;
     let lost: usize = curves
         .iter()
         .flat_map(|c| PANELS.map(|(_, value, _)| points(c, options.x, value).1))
@@ -297,7 +297,7 @@ where
             (low, high)
         })
     });
-    let plot_height = panel_height - line_height - sizes.space;
+    let plot_height = panel_height - line_height - sizes.space * 3 / 2;
     let room = w * 30 / 100;
     let swatch = 4 * sizes.space;
     let names = choose_names(
@@ -348,6 +348,7 @@ where
             .light_line_style(WHITE.mix(0.0))
             .bold_line_style(GRID)
             .axis_style(FAINT)
+            .set_all_tick_mark_size(sizes.space * 6 / 10)
             .x_labels(if right > w / 4 { 5 } else { 7 })
             .y_labels(6)
             .label_style(ticks)
@@ -377,17 +378,18 @@ where
                 .map(place)
                 .collect();
             draw_line(area, &line, series(i), &sizes)?;
-            if let (Names::Direct(at), Some(end)) = (&names, line.last()) {
-                if *at == number {
-                    let style = text(
-                        sizes.label,
-                        darker(series(i).colour),
-                        HPos::Left,
-                        VPos::Center,
-                    )?;
-                    area.draw_text(&curve.name, &style, (end.0 + sizes.space, end.1))
-                        .map_err(failed)?;
-                }
+            if let (Names::Direct(at), Some(end)) = (&names, line.last())
+                && *at == number
+            {
+                let style = text(
+                    sizes.label,
+                    darker(series(i).colour),
+                    HPos::Left,
+                    VPos::Center,
+                )?;
+                let beside = (end.0 + sizes.space, end.1);
+                area.draw_text(&curve.name, &style, beside)
+                    .map_err(failed)?;
             }
         }
     }
@@ -401,7 +403,7 @@ where
     .map_err(failed)?;
     if lost > 0 {
         let style = text(sizes.tick, FAINT, HPos::Left, VPos::Bottom)?;
-        let note = format!("left out: {lost} values that are not finite");
+        let note = format!("values left out as not finite: {lost}");
         area.draw_text(&note, &style, (2 * sizes.space, h - sizes.space / 2))
             .map_err(failed)?;
     }
