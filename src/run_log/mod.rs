@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tcd_analysis::metrics::{RESERVED, parse_metrics};
 pub use tcd_analysis::metrics::{Metrics, MetricsError, read_metrics};
+use tcd_analysis::metrics::{RESERVED, parse_metrics};
 
 pub mod tensorboard;
 
@@ -78,28 +78,50 @@ impl RunLog {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(io_error("read the metrics of the run to resume", &path, source)),
+            Err(source) => {
+                return Err(io_error(
+                    "read the metrics of the run to resume",
+                    &path,
+                    source,
+                ));
+            }
         };
         let mut kept = Vec::with_capacity(bytes.len());
         let mut seconds = 0.0_f64;
         // Lines are kept as they stand: parsing and writing again could change the last digit of a number.
-        for (record, line) in parse_metrics(&bytes, &path)?.iter().filter(|(r, _)| r.step <= step) {
+        for (record, line) in parse_metrics(&bytes, &path)?
+            .iter()
+            .filter(|(r, _)| r.step <= step)
+        {
             kept.extend_from_slice(line);
             kept.push(b'\n');
             seconds = seconds.max(record.wall_seconds);
         }
         if kept != bytes {
-            replace(&path, &kept).map_err(|source| io_error("rewrite the metrics of the run", &path, source))?;
+            replace(&path, &kept)
+                .map_err(|source| io_error("rewrite the metrics of the run", &path, source))?;
         }
         Self::open(dir, path, seconds, Some(step.saturating_add(1)))
     }
 
-    fn open(dir: &Path, path: PathBuf, seconds_before: f64, purge: Option<u64>) -> Result<Self, RunLogError> {
+    fn open(
+        dir: &Path,
+        path: PathBuf,
+        seconds_before: f64,
+        purge: Option<u64>,
+    ) -> Result<Self, RunLogError> {
         let lines = OpenOptions::new().append(true).create(true).open(&path);
         let lines = lines.map_err(|source| io_error("open the metrics file", &path, source))?;
         let events = EventWriter::create(dir, now(), purge);
-        let events = events.map_err(|source| io_error("create a TensorBoard event file in", dir, source))?;
-        Ok(Self { path, lines, events, opened: Instant::now(), seconds_before })
+        let events =
+            events.map_err(|source| io_error("create a TensorBoard event file in", dir, source))?;
+        Ok(Self {
+            path,
+            lines,
+            events,
+            opened: Instant::now(),
+            seconds_before,
+        })
     }
 
     /// Seconds at work, over all parts of the run.
@@ -108,18 +130,37 @@ impl RunLog {
     }
 
     /// Writes a record; it is in the system's hands on return, see [`RunLog::sync`].
-    pub fn log(&mut self, kind: &str, step: u64, values: &[(&str, f64)]) -> Result<(), RunLogError> {
+    pub fn log(
+        &mut self,
+        kind: &str,
+        step: u64,
+        values: &[(&str, f64)],
+    ) -> Result<(), RunLogError> {
         if let Some((name, _)) = values.iter().find(|(name, _)| RESERVED.contains(name)) {
-            return Err(RunLogError::Reserved { name: (*name).to_owned() });
+            return Err(RunLogError::Reserved {
+                name: (*name).to_owned(),
+            });
         }
         // Milliseconds are as exact as a log needs to be.
         let wall_seconds = (self.wall_seconds() * 1e3).round() / 1e3;
-        let named = |prefix: &str| values.iter().map(|(n, v)| (format!("{prefix}{n}"), *v)).collect::<Vec<_>>();
-        let record = Metrics { step, kind: kind.to_owned(), wall_seconds, values: named("") };
+        let named = |prefix: &str| {
+            values
+                .iter()
+                .map(|(n, v)| (format!("{prefix}{n}"), *v))
+                .collect::<Vec<_>>()
+        };
+        let record = Metrics {
+            step,
+            kind: kind.to_owned(),
+            wall_seconds,
+            values: named(""),
+        };
         let line = record.to_json_line() + "\n";
         let failed = |source| io_error("write to the log of the run", &self.path, source);
         self.lines.write_all(line.as_bytes()).map_err(failed)?;
-        self.events.scalars(now(), step, &named(&format!("{kind}/"))).map_err(failed)
+        self.events
+            .scalars(now(), step, &named(&format!("{kind}/")))
+            .map_err(failed)
     }
 
     /// Waits until all records are on the disk; called before a checkpoint is declared valid.
@@ -131,12 +172,19 @@ impl RunLog {
 }
 
 fn io_error(doing: &'static str, path: &Path, source: io::Error) -> RunLogError {
-    RunLogError::Io { doing, path: path.to_owned(), source }
+    RunLogError::Io {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Seconds since 1970.
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs_f64()).unwrap_or(0.0)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map(|d| d.as_secs_f64())
+        .unwrap_or(0.0)
 }
 
 /// Replaces a file at once: a sibling temporary file is written, synced and renamed.
@@ -154,20 +202,33 @@ mod tests {
     use super::*;
 
     fn event_files(dir: &Path) -> usize {
-        let names = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-        names.filter(|n| n.starts_with("events.out.tfevents.")).count()
+        let names = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap());
+        names
+            .filter(|n| n.starts_with("events.out.tfevents."))
+            .count()
     }
 
     #[test]
     fn what_is_logged_is_read_back_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = RunLog::create(&dir.path().join("new/run")).unwrap();
-        log.log("train", 1, &[("loss", 2.5), ("accuracy", f64::NAN)]).unwrap();
-        log.log("eval", 1, &[("heldout_log_likelihood", -3.25)]).unwrap();
+        log.log("train", 1, &[("loss", 2.5), ("accuracy", f64::NAN)])
+            .unwrap();
+        log.log("eval", 1, &[("heldout_log_likelihood", -3.25)])
+            .unwrap();
         log.sync().unwrap();
         let records = read_metrics(&dir.path().join("new/run").join(METRICS_FILE)).unwrap();
         assert_eq!(records.len(), 2);
-        assert_eq!((records[0].step, records[0].kind.as_str(), records[0].get("loss")), (1, "train", Some(2.5)));
+        assert_eq!(
+            (
+                records[0].step,
+                records[0].kind.as_str(),
+                records[0].get("loss")
+            ),
+            (1, "train", Some(2.5))
+        );
         assert_eq!(records[0].values[1].0, "accuracy");
         assert!(records[0].get("accuracy").unwrap().is_nan());
         assert_eq!(records[1].get("heldout_log_likelihood"), Some(-3.25));
@@ -178,10 +239,16 @@ mod tests {
     fn a_new_run_does_not_bury_an_old_one_and_fixed_keys_stay_free() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = RunLog::create(dir.path()).unwrap();
-        assert!(matches!(log.log("train", 1, &[("step", 1.0)]), Err(RunLogError::Reserved { .. })));
+        assert!(matches!(
+            log.log("train", 1, &[("step", 1.0)]),
+            Err(RunLogError::Reserved { .. })
+        ));
         log.log("train", 1, &[("loss", 1.0)]).unwrap();
         drop(log);
-        assert!(matches!(RunLog::create(dir.path()), Err(RunLogError::Exists { .. })));
+        assert!(matches!(
+            RunLog::create(dir.path()),
+            Err(RunLogError::Exists { .. })
+        ));
     }
 
     #[test]
@@ -190,18 +257,26 @@ mod tests {
         let path = dir.path().join(METRICS_FILE);
         let kept = "{\"step\":1,\"kind\":\"train\",\"wall_seconds\":10.0,\"loss\":0.30000000000000004}\n\
                     {\"step\":2,\"kind\":\"train\",\"wall_seconds\":20.5,\"loss\":1e-7}\n";
-        let later = "{\"step\":3,\"kind\":\"train\",\"wall_seconds\":30.0,\"loss\":1.0}\n{\"step\":4,\"kin";
+        let later =
+            "{\"step\":3,\"kind\":\"train\",\"wall_seconds\":30.0,\"loss\":1.0}\n{\"step\":4,\"kin";
         fs::write(&path, format!("{kept}{later}")).unwrap();
         let mut log = RunLog::resume(dir.path(), 2).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), kept);
         log.log("train", 3, &[("loss", 2.0)]).unwrap();
         let records = read_metrics(&path).unwrap();
-        assert_eq!(records.iter().map(|r| r.step).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(
+            records.iter().map(|r| r.step).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
         assert!(records[2].wall_seconds >= 20.5);
         drop(log);
         RunLog::resume(dir.path(), 3).unwrap();
         assert_eq!(event_files(dir.path()), 2);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "no temporary file is left");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            3,
+            "no temporary file is left"
+        );
     }
 
     #[test]

@@ -34,14 +34,20 @@ impl EventWriter {
         let mut seconds = wall_time.max(0.0) as u64;
         for entry in fs::read_dir(dir)? {
             let name = entry?.file_name();
-            let time = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.split('.').next());
+            let time = name
+                .to_str()
+                .and_then(|n| n.strip_prefix(PREFIX))
+                .and_then(|n| n.split('.').next());
             if let Some(time) = time.and_then(|t| t.parse::<u64>().ok()) {
                 // Names are read in order, so a second file of the same second, or of a clock set back, comes later too.
                 seconds = seconds.max(time.saturating_add(1));
             }
         }
         let path = dir.join(format!("{PREFIX}{seconds:010}.{}.tcd", host()));
-        let file = OpenOptions::new().append(true).create_new(true).open(path)?;
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(path)?;
         let mut writer = Self { file };
         writer.write(wall_time, 0, &What::FileVersion)?;
         if let Some(step) = purge_from {
@@ -51,7 +57,12 @@ impl EventWriter {
     }
 
     /// Writes one event with a value for each tag.
-    pub fn scalars(&mut self, wall_time: f64, step: u64, values: &[(String, f64)]) -> io::Result<()> {
+    pub fn scalars(
+        &mut self,
+        wall_time: f64,
+        step: u64,
+        values: &[(String, f64)],
+    ) -> io::Result<()> {
         self.write(wall_time, step, &What::Scalars(values))
     }
 
@@ -69,8 +80,17 @@ impl EventWriter {
 /// The name of this machine, as far as a file name bears it.
 fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String = name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
-    if name.is_empty() { "localhost".to_owned() } else { name }
+    let name: String = name
+        .trim()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
+        .take(64)
+        .collect();
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name
+    }
 }
 
 /// Frames bytes as a TFRecord.
@@ -86,7 +106,9 @@ fn record(bytes: &[u8]) -> Vec<u8> {
 
 /// CRC-32C, rotated and shifted so that the sum of bytes that hold sums stays a good sum.
 fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
 }
 
 fn event(wall_time: f64, step: u64, what: &What) -> Vec<u8> {
@@ -155,9 +177,15 @@ mod tests {
         // f.getvalue().hex()
         let golden = "3200000000000000241956ec090000000000929a4010ac022a240a110a0a747261696e2f6c6f737315000020400a0f0a08\
                       747261696e2f6c72156f12833a43475958";
-        let values = [("train/loss".to_owned(), 2.5), ("train/lr".to_owned(), 0.001)];
+        let values = [
+            ("train/loss".to_owned(), 2.5),
+            ("train/lr".to_owned(), 0.001),
+        ];
         let bytes = record(&event(1700.5, 300, &What::Scalars(&values)));
-        assert_eq!(bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(), golden);
+        assert_eq!(
+            bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(),
+            golden
+        );
     }
 
     /// The payloads of a file, with framing and sums checked.
@@ -165,8 +193,14 @@ mod tests {
         let mut out = Vec::new();
         while !bytes.is_empty() {
             let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-            assert_eq!(u32::from_le_bytes(bytes[8..12].try_into().unwrap()), masked_crc(&bytes[..8]));
-            assert_eq!(u32::from_le_bytes(bytes[12 + n..16 + n].try_into().unwrap()), masked_crc(&bytes[12..12 + n]));
+            assert_eq!(
+                u32::from_le_bytes(bytes[8..12].try_into().unwrap()),
+                masked_crc(&bytes[..8])
+            );
+            assert_eq!(
+                u32::from_le_bytes(bytes[12 + n..16 + n].try_into().unwrap()),
+                masked_crc(&bytes[12..12 + n])
+            );
             out.push(bytes[12..12 + n].to_vec());
             bytes = &bytes[16 + n..];
         }
@@ -179,9 +213,15 @@ mod tests {
         EventWriter::create(dir.path(), 1700.5, None).unwrap();
         EventWriter::create(dir.path(), 1700.5, Some(300)).unwrap();
         EventWriter::create(dir.path(), 12.0, Some(1)).unwrap();
-        let mut files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        let mut files: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
         files.sort();
-        let starts: Vec<_> = files.iter().map(|p| p.file_name().unwrap().to_str().unwrap()[20..30].to_owned()).collect();
+        let starts: Vec<_> = files
+            .iter()
+            .map(|p| p.file_name().unwrap().to_str().unwrap()[20..30].to_owned())
+            .collect();
         assert_eq!(starts, ["0000001700", "0000001701", "0000001702"]);
         let second = payloads(&fs::read(&files[1]).unwrap());
         assert!(second[0].ends_with(b"\x1a\x0dbrain.Event:2"));
