@@ -100,7 +100,7 @@ fn steps(out: &str) -> Vec<Step> {
             what: "turn the corpus into token shards".to_owned(),
             output: "corpus",
             args: words(format!(
-                "corpus\tbuild\t{out}/data/corpus\t--tokenizer\t{out}/tokenizer.json\t--out\t{out}/corpus"
+                "corpus\tbuild\t{out}/data/corpus\t--tokenizer\t{out}/tokenizer.json\t--out\t{out}/corpus\t--sequence-length\t64\t--held-out\t0.05"
             )),
             config: None,
         },
