@@ -1,19 +1,21 @@
 //! Model directories: `config.json`, `model.safetensors` and `tokenizer.json` in Hugging Face layout and names.
 //!
-//! [`ModelConfig`] is what `config.json` holds; [`Architecture`] is a configuration that was checked, and the only thing that
-//! parameters are listed from. [`parameters()`] is the one table of names and shapes that training, checkpoints and export
-//! share. [`Weights`] reads safetensors strictly; [`write_model_dir`] writes a directory tensor by tensor.
+//! [`config`] says what a model is, [`mod@presets`] names sizes, [`mod@parameters`] is the one table of parameter names and
+//! shapes, [`weights`] reads safetensors strictly against that table, [`model_dir`] and [`mod@write`] read and write
+//! whole directories.
 
-mod config;
-mod model_dir;
-mod parameters;
-mod presets;
-mod safetensors_writer;
-mod weights;
+pub mod config;
+pub mod model_dir;
+pub mod parameters;
+pub mod presets;
+pub mod weights;
+pub mod write;
 
-pub use config::{Architecture, ConfigError, ModelConfig, MoeConfig, Provenance};
-pub use model_dir::{ModelDir, ModelDirError, write_model_dir};
-pub use parameters::{Head, Init, Parameter, parameter_count, parameters};
-pub use presets::{PRESETS, Preset, preset};
-pub use safetensors_writer::{WriteError, write_safetensors};
-pub use weights::{Weights, WeightsError};
+pub use config::{Architecture, ConfigError, ModelConfig, MoeConfig};
+pub use model_dir::{
+    BoxError, CONFIG_FILE, Initial, ModelDir, ModelDirError, Record, TOKENIZER_FILE, WEIGHTS_FILE,
+};
+pub use parameters::{Head, Init, Parameter, active_parameter_count, parameter_count, parameters};
+pub use presets::{Preset, preset, presets};
+pub use weights::{Dropped, Fault, Loaded, Offence, Tensor, Values, Weights, WeightsError};
+pub use write::{Contents, write_model_dir, write_tensors};

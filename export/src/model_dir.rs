@@ -1,424 +1,359 @@
-//! The model directory: `config.json`, `model.safetensors`, `tokenizer.json`.
+//! Model directories, read and written as a whole.
 //!
-//! A directory is written beside its place and renamed, so a name never holds half a model.
+//! | file | content |
+//! | --- | --- |
+//! | `config.json` | [`ModelConfig`] under Hugging Face's keys; `architectures` names the head; `tcd` is ours ([`Record`]) |
+//! | `model.safetensors` | the parameters of the table as f32, sorted by name, metadata `{"format": "pt"}` |
+//! | `tokenizer.json` | the tokenizer as the `tokenizers` library writes it |
+//!
+//! [`ModelDir`] reads one, [`mod@crate::write`] writes one.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::config::{Architecture, ConfigError, ModelConfig};
-use crate::parameters::{Head, parameters};
-use crate::safetensors_writer::{WriteError, write_safetensors};
-use crate::weights::{Weights, WeightsError};
+use crate::parameters::{Head, Parameter, parameters};
+use crate::weights::{Loaded, Values, Weights, WeightsError};
 
-/// Why a model directory could not be read or written.
-#[derive(Debug, Error)]
+/// Name of the configuration file.
+pub const CONFIG_FILE: &str = "config.json";
+/// Name of the weights file.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Name of the tokenizer file.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// An error of the caller's, such as a tensor that cannot be fetched.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a model directory cannot be read or written.
+#[derive(Debug, thiserror::Error)]
 pub enum ModelDirError {
-    /// The system refused.
-    #[error("cannot access `{}`", path.display())]
+    /// The operating system refuses.
+    #[error("cannot {action}: `{}`", path.display())]
     Io {
-        /// File or directory.
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
         path: PathBuf,
-        /// The system's own words.
+        /// Why.
         #[source]
         source: io::Error,
     },
-    /// `config.json` is not a configuration.
-    #[error("`{}` is not a model configuration", path.display())]
-    Json {
-        /// File.
+    /// There is no such directory, or no `config.json` in it.
+    #[error("not a model directory: `{}`, it has no `{missing}`; hint: {hint}", path.display())]
+    NotModelDir {
+        /// The directory.
         path: PathBuf,
-        /// Where and what.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The configuration cannot be built.
-    #[error("`{}` cannot be used", path.display())]
-    Config {
-        /// File.
-        path: PathBuf,
-        /// All violations.
-        #[source]
-        source: ConfigError,
-    },
-    /// There is no `model.safetensors`.
-    #[error("`{}` has no `model.safetensors`{hint}", path.display())]
-    NoWeights {
-        /// Directory.
-        path: PathBuf,
+        /// The file that is not there.
+        missing: &'static str,
         /// What to do.
         hint: &'static str,
     },
-    /// The weights are not the model's.
+    /// The configuration is not usable.
+    #[error("cannot use `{}`", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ConfigError,
+    },
+    /// The weights are not usable.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A file could not be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
+    /// The tokenizer is not usable with the model.
+    #[error("tokenizer does not fit the model: {0}")]
+    Tokenizer(String),
+    /// Something else is in the way.
+    #[error("will not replace `{}`: {why}; hint: choose another directory or remove this one", path.display())]
+    InTheWay {
+        /// The directory to be written.
+        path: PathBuf,
+        /// What it is.
+        why: &'static str,
+    },
+    /// The caller could not give a tensor.
+    #[error("cannot get tensor `{name}`")]
+    Tensor {
+        /// The parameter.
+        name: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// The caller gave a tensor of a wrong size.
+    #[error("tensor `{name}` has {got} bytes, expected {expected}")]
+    TensorSize {
+        /// The parameter.
+        name: String,
+        /// Bytes by its shape, as f32.
+        expected: usize,
+        /// Bytes given.
+        got: usize,
+    },
+    /// The model has so many tensors that their names do not fit a safetensors header.
+    #[error(
+        "safetensors header is too long: {got} bytes, at most {limit}; hint: use fewer layers or experts",
+        limit = crate::write::MAX_HEADER
+    )]
+    Header {
+        /// Its length.
+        got: usize,
+    },
+    /// A file is not the one that was written.
+    #[error("file was altered: `{}` has hash {got}, `config.json` says {expected}; hint: copy the directory again", path.display())]
+    Altered {
+        /// The file.
+        path: PathBuf,
+        /// Hash in `config.json`.
+        expected: String,
+        /// Hash of the file.
+        got: String,
+    },
 }
 
-/// A model directory, its configuration checked.
+/// What the key `tcd` of `config.json` records; other programs ignore it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of the program that wrote the directory.
+    pub version: String,
+    /// BLAKE3 of `model.safetensors`, in hexadecimal.
+    pub weights_blake3: String,
+    /// BLAKE3 of `tokenizer.json`, in hexadecimal.
+    pub tokenizer_blake3: String,
+    /// Whatever the writer wants to be remembered, such as the training step.
+    #[serde(default)]
+    pub notes: Map<String, Value>,
+}
+
+/// An open model directory: checked configuration, mapped weights.
 #[derive(Debug)]
 pub struct ModelDir {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// What it holds.
-    pub arch: Architecture,
+    path: PathBuf,
+    architecture: Architecture,
+    head: Head,
+    labels: Vec<String>,
+    record: Option<Record>,
+    weights: Weights,
+}
+
+/// Weights for fine-tuning: what the directory has, and what starts anew.
+#[derive(Debug)]
+pub struct Initial<'a> {
+    /// Tensors from the directory.
+    pub loaded: Loaded<'a>,
+    /// Parameters of the head that the directory does not have; to be initialised.
+    pub fresh: Vec<Parameter>,
 }
 
 impl ModelDir {
-    /// Reads and checks `config.json`.
-    pub fn open(path: &Path) -> Result<Self, ModelDirError> {
-        let file = path.join("config.json");
-        let text = fs::read_to_string(&file).map_err(|source| ModelDirError::Io {
+    /// Reads and checks `config.json` and the header of `model.safetensors`.
+    ///
+    /// A decoder in the file that is not a copy of the word embeddings makes the architecture an untied one, whatever
+    /// `tie_word_embeddings` says, as in `transformers`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelDirError> {
+        let path = path.as_ref();
+        let file = path.join(CONFIG_FILE);
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                let hint = "give a directory with `config.json` and `model.safetensors`";
+                return Err(ModelDirError::NotModelDir {
+                    path: path.to_owned(),
+                    missing: CONFIG_FILE,
+                    hint,
+                });
+            }
+            Err(source) => {
+                return Err(ModelDirError::Io {
+                    action: "read",
+                    path: file,
+                    source,
+                });
+            }
+        };
+        let config = |source| ModelDirError::Config {
             path: file.clone(),
             source,
-        })?;
-        let config: ModelConfig =
-            serde_json::from_str(&text).map_err(|source| ModelDirError::Json {
-                path: file.clone(),
-                source,
-            })?;
-        let arch = config
-            .validate()
-            .map_err(|source| ModelDirError::Config { path: file, source })?;
-        Ok(ModelDir {
-            path: path.to_path_buf(),
-            arch,
+        };
+        let map: Map<String, Value> = serde_json::from_str(&text)
+            .map_err(ConfigError::Json)
+            .map_err(config)?;
+        let architecture = ModelConfig::from_map(&map)
+            .and_then(|raw| raw.validate())
+            .map_err(config)?;
+        let record = match map.get("tcd") {
+            Some(value) => Some(
+                serde_json::from_value(value.clone())
+                    .map_err(ConfigError::Json)
+                    .map_err(config)?,
+            ),
+            None => None,
+        };
+        let labels = labels(&map);
+        let head = head(&map, labels.len());
+        let weights = Weights::open(path.join(WEIGHTS_FILE))?;
+        let tied = architecture.tie_word_embeddings && !weights.has_own_decoder();
+        let architecture = architecture.with_tied_decoder(tied);
+        Ok(Self {
+            path: path.to_owned(),
+            architecture,
+            head,
+            labels,
+            record,
+            weights,
         })
     }
 
-    /// Reads the weights strictly for `head`. The architecture that comes back says whether the decoder is tied, as the file
-    /// has it.
-    pub fn weights(&self, head: Head) -> Result<(Architecture, Weights), ModelDirError> {
-        let file = self.path.join("model.safetensors");
-        if !file.exists() {
-            let hint = if self.path.join("pytorch_model.bin").exists() {
-                "; hint: load it with `transformers` and save it again with `safe_serialization=True`"
-            } else {
-                "; hint: name a directory that holds a finished model"
-            };
-            return Err(ModelDirError::NoWeights {
-                path: self.path.clone(),
-                hint,
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the model is.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The head that `architectures` names; an encoder alone where it names none that is known.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Names of the classes, by their index; empty where `config.json` has none.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// What the writer recorded; none in a directory that another program wrote.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// The weights file.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// All parameters with this head, strictly.
+    pub fn load(&self, head: Head, values: Values) -> Result<Loaded<'_>, ModelDirError> {
+        Ok(self
+            .weights
+            .load(&parameters(&self.architecture, head), values)?)
+    }
+
+    /// The parameters that the directory has; strict about the encoder, while each part of the head (pooler, classifier,
+    /// masked-LM head) may be absent as a whole and is then listed as fresh.
+    pub fn load_or_fresh(&self, head: Head, values: Values) -> Result<Initial<'_>, ModelDirError> {
+        let part = |name: &str| {
+            ["bert.pooler.", "cls.predictions.", "classifier."]
+                .into_iter()
+                .find(|part| name.starts_with(part))
+        };
+        let (wanted, fresh): (Vec<_>, Vec<_>) = parameters(&self.architecture, head)
+            .into_iter()
+            .partition(|parameter| match part(&parameter.name) {
+                Some(part) => self.weights.names().any(|name| name.starts_with(part)),
+                None => true,
             });
-        }
-        let mut weights = Weights::open(&file)?;
-        let untied = weights.normalise(matches!(head, Head::SequenceClassification { .. }));
-        let mut config = self.arch.clone().into_config();
-        config.tie_word_embeddings = !untied;
-        let arch = config.validate().map_err(|source| ModelDirError::Config {
-            path: self.path.clone(),
-            source,
-        })?;
-        weights.check(&parameters(&arch, head))?;
-        Ok((arch, weights))
+        Ok(Initial {
+            loaded: self.weights.load(&wanted, values)?,
+            fresh,
+        })
     }
 
-    /// The tokenizer file: `tokenizer.json`, else `vocab.txt`.
-    pub fn tokenizer_file(&self) -> Option<PathBuf> {
-        ["tokenizer.json", "vocab.txt"]
-            .iter()
-            .map(|n| self.path.join(n))
-            .find(|p| p.exists())
-    }
-}
-
-/// Writes a model directory in one step, as far as a reader can see: all of it, or nothing. `read` gives the values of one
-/// parameter at a time. An existing directory of that name is replaced. Returns the blake3 hash of the weights.
-pub fn write_model_dir(
-    path: &Path,
-    arch: &Architecture,
-    head: Head,
-    tokenizer_json: &str,
-    read: impl FnMut(&str) -> Vec<f32>,
-) -> Result<String, ModelDirError> {
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let beside = |suffix: &str| path.with_file_name(format!(".{name}.{suffix}"));
-    let temporary = beside("partial");
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| ModelDirError::Io { path, source }
-    };
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).map_err(io(&temporary))?;
-    }
-    fs::create_dir_all(&temporary).map_err(io(&temporary))?;
-    let result = (|| {
-        let table = parameters(arch, head);
-        let hash = write_safetensors(
-            &temporary.join("model.safetensors"),
-            table.iter().map(|p| (p.name.as_str(), p.shape.as_slice())),
-            read,
-        )?;
-        let config = serde_json::to_string_pretty(&**arch).expect("a configuration is plain data");
-        for (file, text) in [("tokenizer.json", tokenizer_json), ("config.json", &config)] {
-            let file = temporary.join(file);
-            fs::write(&file, text).map_err(io(&file))?;
-        }
-        if path.exists() {
-            let old = beside("replaced");
-            let _ = fs::remove_dir_all(&old);
-            fs::rename(path, &old).map_err(io(path))?;
-            fs::rename(&temporary, path).map_err(io(path))?;
-            let _ = fs::remove_dir_all(&old);
-        } else {
-            fs::rename(&temporary, path).map_err(io(path))?;
-        }
-        Ok(hash)
-    })();
-    if result.is_err() {
-        let _ = fs::remove_dir_all(&temporary);
-    }
-    result
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::config::MoeConfig;
-
-    fn tiny(moe: Option<MoeConfig>) -> Architecture {
-        ModelConfig {
-            vocab_size: 11,
-            hidden_size: 4,
-            num_hidden_layers: 1,
-            num_attention_heads: 2,
-            intermediate_size: 6,
-            max_position_embeddings: 5,
-            moe,
-            ..ModelConfig::default()
-        }
-        .validate()
-        .unwrap()
+    /// The tokenizer: `tokenizer.json`, or `vocab.txt` where only that is there.
+    pub fn tokenizer_file(&self) -> Result<PathBuf, ModelDirError> {
+        [TOKENIZER_FILE, "vocab.txt"]
+            .into_iter()
+            .map(|name| self.path.join(name))
+            .find(|file| file.is_file())
+            .ok_or_else(|| ModelDirError::NotModelDir {
+                path: self.path.clone(),
+                missing: TOKENIZER_FILE,
+                hint: "copy the `tokenizer.json` or `vocab.txt` of the model there",
+            })
     }
 
-    fn value(name: &str, len: usize) -> Vec<f32> {
-        let seed = name.bytes().map(u32::from).sum::<u32>();
-        (0..len).map(|i| (seed + i as u32) as f32).collect()
+    /// BLAKE3 of `model.safetensors`, in hexadecimal; reads the whole file.
+    pub fn weights_hash(&self) -> Result<String, ModelDirError> {
+        hash_file(&self.path.join(WEIGHTS_FILE))
     }
 
-    /// Writes tensors under other names, shapes or without some: `change` maps a row to what is written.
-    fn variant(
-        dir: &Path,
-        arch: &Architecture,
-        change: impl Fn(&str, &[usize]) -> Option<(String, Vec<usize>)>,
-        extra: &[(&str, &[usize])],
-    ) {
-        fs::create_dir_all(dir).unwrap();
-        fs::write(
-            dir.join("config.json"),
-            serde_json::to_string(&**arch).unwrap(),
-        )
-        .unwrap();
-        let mut rows: Vec<(String, Vec<usize>, String)> = parameters(arch, Head::MaskedLm)
-            .iter()
-            .filter_map(|p| change(&p.name, &p.shape).map(|(n, s)| (n, s, p.name.clone())))
-            .collect();
-        rows.extend(
-            extra
-                .iter()
-                .map(|(n, s)| (n.to_string(), s.to_vec(), n.to_string())),
-        );
-        let shapes: std::collections::BTreeMap<_, _> = rows
-            .iter()
-            .map(|(n, s, o)| (n.clone(), (s.clone(), o.clone())))
-            .collect();
-        write_safetensors(
-            &dir.join("model.safetensors"),
-            rows.iter().map(|(n, s, _)| (n.as_str(), s.as_slice())),
-            |n| {
-                let (shape, original) = &shapes[n];
-                let original = if n == "cls.predictions.decoder.bias" {
-                    "cls.predictions.bias"
-                } else {
-                    original
-                };
-                value(original, shape.iter().product())
-            },
-        )
-        .unwrap();
-    }
-
-    #[test]
-    fn a_written_directory_reads_back_and_replaces_an_older_one() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("model");
-        for moe in [
-            None,
-            Some(MoeConfig {
-                num_experts: 3,
-                ..MoeConfig::default()
-            }),
+    /// Compares weights and tokenizer with the hashes recorded at writing; true if there is a record.
+    pub fn verify(&self) -> Result<bool, ModelDirError> {
+        let Some(record) = &self.record else {
+            return Ok(false);
+        };
+        for (name, expected) in [
+            (WEIGHTS_FILE, &record.weights_blake3),
+            (TOKENIZER_FILE, &record.tokenizer_blake3),
         ] {
-            let arch = tiny(moe);
-            let table = parameters(&arch, Head::MaskedLm);
-            let len = |n: &str| {
-                table
-                    .iter()
-                    .find(|p| p.name == n)
-                    .unwrap()
-                    .shape
-                    .iter()
-                    .product()
-            };
-            write_model_dir(&dir, &arch, Head::MaskedLm, "{}", |n| value(n, len(n))).unwrap();
-            let (back, weights) = ModelDir::open(&dir)
-                .unwrap()
-                .weights(Head::MaskedLm)
-                .unwrap();
-            assert_eq!(back, arch);
-            for p in &table {
-                assert_eq!(
-                    weights.values(&p.name).unwrap(),
-                    value(&p.name, len(&p.name)),
-                    "{}",
-                    p.name
-                );
+            let path = self.path.join(name);
+            let got = hash_file(&path)?;
+            if got != *expected {
+                return Err(ModelDirError::Altered {
+                    path,
+                    expected: expected.clone(),
+                    got,
+                });
             }
         }
-        assert_eq!(
-            fs::read_dir(root.path()).unwrap().count(),
-            1,
-            "nothing else is left beside it"
-        );
+        Ok(true)
     }
+}
 
-    #[test]
-    fn a_failed_write_leaves_the_old_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("model");
-        let arch = tiny(None);
-        let table = parameters(&arch, Head::MaskedLm);
-        let len = |n: &str| {
-            table
-                .iter()
-                .find(|p| p.name == n)
-                .unwrap()
-                .shape
-                .iter()
-                .product()
-        };
-        write_model_dir(&dir, &arch, Head::MaskedLm, "{}", |n| value(n, len(n))).unwrap();
-        let before = fs::read(dir.join("model.safetensors")).unwrap();
-        let error = write_model_dir(&dir, &arch, Head::MaskedLm, "{}", |_| vec![1.0]).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("word_embeddings.weight` has 1 values, expected 44"),
-            "{error}"
-        );
-        assert_eq!(fs::read(dir.join("model.safetensors")).unwrap(), before);
-        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
-    }
+fn labels(map: &Map<String, Value>) -> Vec<String> {
+    let Some(Value::Object(names)) = map.get("id2label") else {
+        return Vec::new();
+    };
+    let by_index: BTreeMap<usize, String> = names
+        .iter()
+        .filter_map(|(index, name)| Some((index.parse().ok()?, name.as_str()?.to_owned())))
+        .collect();
+    by_index.into_values().collect()
+}
 
-    #[test]
-    fn hugging_face_variants_load() {
-        let root = tempfile::tempdir().unwrap();
-        let arch = tiny(None);
-        let bare = root.path().join("bare");
-        variant(
-            &bare,
-            &arch,
-            |n, s| {
-                Some((
-                    n.trim_start_matches("bert.")
-                        .replace("LayerNorm.weight", "LayerNorm.gamma"),
-                    s.to_vec(),
-                ))
-            },
-            &[
-                ("pooler.dense.weight", &[4, 4]),
-                ("embeddings.position_ids", &[1, 5]),
-                ("cls.seq_relationship.bias", &[2]),
-                ("cls.predictions.decoder.bias", &[11]),
-            ],
-        );
-        let (back, weights) = ModelDir::open(&bare)
-            .unwrap()
-            .weights(Head::MaskedLm)
-            .unwrap();
-        assert!(back.tie_word_embeddings);
-        assert_eq!(weights.dropped().len(), 4, "{:?}", weights.dropped());
-        let untied = root.path().join("untied");
-        variant(
-            &untied,
-            &arch,
-            |n, s| Some((n.to_string(), s.to_vec())),
-            &[("cls.predictions.decoder.weight", &[11, 4])],
-        );
-        let (back, weights) = ModelDir::open(&untied)
-            .unwrap()
-            .weights(Head::MaskedLm)
-            .unwrap();
-        assert!(!back.tie_word_embeddings);
-        assert!(weights.values("cls.predictions.decoder.weight").is_some());
-    }
-
-    #[test]
-    fn everything_wrong_is_named_in_one_error() {
-        let root = tempfile::tempdir().unwrap();
-        let arch = tiny(None);
-        let dir = root.path().join("wrong");
-        variant(
-            &dir,
-            &arch,
-            |n, s| match n {
-                "bert.encoder.layer.0.output.dense.bias" => None,
-                "bert.encoder.layer.0.intermediate.dense.weight" => {
-                    Some((n.to_string(), vec![s[1], s[0]]))
-                }
-                _ => Some((n.to_string(), s.to_vec())),
-            },
-            &[("bert.encoder.layer.1.output.dense.bias", &[4])],
-        );
-        let text = ModelDir::open(&dir)
-            .unwrap()
-            .weights(Head::MaskedLm)
-            .unwrap_err()
-            .to_string();
-        for part in [
-            "missing `bert.encoder.layer.0.output.dense.bias` [4]",
-            "`bert.encoder.layer.0.intermediate.dense.weight` has shape [4, 6], expected [6, 4]",
-            "unexpected `bert.encoder.layer.1.output.dense.bias`",
-        ] {
-            assert!(text.contains(part), "{part} not in: {text}");
+fn head(map: &Map<String, Value>, labels: usize) -> Head {
+    let class = map
+        .get("architectures")
+        .and_then(|list| list.get(0))
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    match class.trim_start_matches("TcdMoe") {
+        "BertForMaskedLM" | "BertForPreTraining" => Head::MaskedLm,
+        "BertForSequenceClassification" => {
+            // Two classes are what `transformers` assumes where the file says nothing.
+            Head::SequenceClassification {
+                labels: if labels == 0 { 2 } else { labels },
+            }
         }
-        // A type: rewrite the header of a good file, F32 -> I32 has the same size.
-        let good = root.path().join("good");
-        variant(&good, &arch, |n, s| Some((n.to_string(), s.to_vec())), &[]);
-        let file = good.join("model.safetensors");
-        let bytes = fs::read(&file).unwrap();
-        let at = bytes.windows(3).position(|w| w == b"F32").unwrap();
-        let mut typed = bytes.clone();
-        typed[at] = b'I';
-        fs::write(&file, &typed).unwrap();
-        let text = ModelDir::open(&good)
-            .unwrap()
-            .weights(Head::MaskedLm)
-            .unwrap_err()
-            .to_string();
-        assert!(text.contains("has type I32, expected F32"), "{text}");
-        fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
-        let text = ModelDir::open(&good)
-            .unwrap()
-            .weights(Head::MaskedLm)
-            .unwrap_err()
-            .to_string();
-        assert!(text.contains("not a complete safetensors file"), "{text}");
-        fs::remove_file(&file).unwrap();
-        fs::write(good.join("pytorch_model.bin"), b"x").unwrap();
-        let text = ModelDir::open(&good)
-            .unwrap()
-            .weights(Head::MaskedLm)
-            .unwrap_err()
-            .to_string();
-        assert!(text.contains("safe_serialization"), "{text}");
+        _ => Head::None,
+    }
+}
+
+fn hash_file(path: &Path) -> Result<String, ModelDirError> {
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update_mmap_rayon(path)
+        .map_err(io_error("read", path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Attaches what was tried, and on what, to an error of the operating system.
+pub(crate) fn io_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> ModelDirError {
+    let path = path.to_owned();
+    move |source| ModelDirError::Io {
+        action,
+        path,
+        source,
     }
 }

@@ -35,7 +35,8 @@ pub struct Pretrain {
 impl Pretrain {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
-        let config = RunConfig::load(&self.config, &self.set).context("cannot load the configuration")?;
+        let config =
+            RunConfig::load(&self.config, &self.set).context("cannot load the configuration")?;
         let stop = Arc::new(AtomicBool::new(false));
         let handler = stop.clone();
         ctrlc::set_handler(move || {
@@ -48,7 +49,11 @@ impl Pretrain {
         let mut terminal = Terminal::new();
         let summary = pretrain(config, self.resume, &stop, &mut terminal)?;
         if !summary.finished {
-            note(&format!("stopped at step {}; saved in {}; go on with the same command and `--resume`", summary.steps, summary.path.display()));
+            note(&format!(
+                "stopped at step {}; saved in {}; go on with the same command and `--resume`",
+                summary.steps,
+                summary.path.display()
+            ));
             return Ok(Outcome::Done);
         }
         note(&format!(
@@ -74,12 +79,17 @@ impl Terminal {
     fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(0);
-            if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:24}] step {pos}/{len} {prefix}") {
+            if let Ok(style) =
+                ProgressStyle::with_template("{msg} [{bar:24}] step {pos}/{len} {prefix}")
+            {
                 bar.set_style(style);
             }
             bar
         });
-        Terminal { bar, last: Instant::now() }
+        Terminal {
+            bar,
+            last: Instant::now(),
+        }
     }
 }
 
@@ -102,7 +112,9 @@ impl Observer for Terminal {
             }
             None if self.last.elapsed() > Duration::from_secs(10) => {
                 self.last = Instant::now();
-                note(&format!("step {step}/{steps}: loss {loss:.4}, {tokens_per_second:.0} tokens/s, {left} left"));
+                note(&format!(
+                    "step {step}/{steps}: loss {loss:.4}, {tokens_per_second:.0} tokens/s, {left} left"
+                ));
             }
             None => {}
         }

@@ -36,7 +36,7 @@ impl SelfAttention {
     pub(crate) fn new(store: &Store, path: &str, arch: &Architecture) -> Self {
         SelfAttention {
             qkv_weight: store.tensor(&format!("{path}.self.qkv.weight")), // [3, H, H]
-            qkv_bias: store.tensor(&format!("{path}.self.qkv.bias")), // [3, H]
+            qkv_bias: store.tensor(&format!("{path}.self.qkv.bias")),     // [3, H]
             output: Linear::new(store, &format!("{path}.output.dense")),
             heads: arch.num_attention_heads as i64,
             head_size: arch.head_size() as i64,
@@ -50,7 +50,10 @@ impl SelfAttention {
     pub(crate) fn forward(&self, x: &Tensor, bias: Option<&Tensor>, mode: Mode) -> Attended {
         let (b, s, h) = (x.size()[0], x.size()[1], x.size()[2]);
         let qkv = x
-            .linear(&self.qkv_weight.flatten(0, 1), Some(self.qkv_bias.flatten(0, 1))) // [B, S, 3H]
+            .linear(
+                &self.qkv_weight.flatten(0, 1),
+                Some(self.qkv_bias.flatten(0, 1)),
+            ) // [B, S, 3H]
             .view([b, s, 3, self.heads, self.head_size])
             .permute([2, 0, 3, 1, 4]); // [3, B, A, S, D]
         // One backward for the three: `unbind` stacks their gradients, where three slices would each fill a zeroed [3, ..].

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 use thiserror::Error;
 
-use tcd_export::{Init, Parameter};
+use tcd_export::{BoxError, Init, Parameter};
 
 use crate::seed::{self, Stream};
 
@@ -285,7 +285,10 @@ impl Store {
     }
 
     /// Sets every parameter: `read` gives its values by name, in table shape.
-    pub fn load<E: From<ModelError>>(&mut self, read: impl FnMut(&Parameter) -> Result<Vec<f32>, E>) -> Result<(), E> {
+    pub fn load<E: From<ModelError>>(
+        &mut self,
+        read: impl FnMut(&Parameter) -> Result<Vec<f32>, E>,
+    ) -> Result<(), E> {
         let values = self.gather(read)?;
         self.fill(&values);
         Ok(())
@@ -302,7 +305,12 @@ impl Store {
             let given = read(&slot.parameter)?;
             if given.len() != expected {
                 let name = slot.parameter.name.clone();
-                return Err(ModelError::Size { name, expected, got: given.len() }.into());
+                return Err(ModelError::Size {
+                    name,
+                    expected,
+                    got: given.len(),
+                }
+                .into());
             }
             values[slot.start..slot.start + expected].copy_from_slice(&given);
         }
@@ -326,6 +334,14 @@ impl Store {
         let mut values = vec![0f32; len];
         view.to_device(Device::Cpu).copy_data(&mut values, len);
         Some(values)
+    }
+
+    /// The same as little-endian bytes, as files hold them.
+    pub fn bytes(&self, flat: &Tensor, name: &str) -> Result<Vec<u8>, BoxError> {
+        let values = self
+            .read(flat, name)
+            .ok_or_else(|| format!("the model has no parameter `{name}`"))?;
+        Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     /// Brings the bf16 copy up to date with the buffer; nothing to do in f32.

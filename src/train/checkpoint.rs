@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use tcd_export::{Architecture, Head, ModelDirError, Parameter, Weights, WeightsError, parameters, write_model_dir, write_safetensors};
+use tcd_export::{
+    Architecture, Head, ModelDirError, Parameter, Values, Weights, WeightsError, parameters,
+    write_model_dir, write_tensors,
+};
 
 use super::config::RunConfig;
 use super::optimizer::AdamW;
@@ -42,9 +45,6 @@ pub enum CheckpointError {
     /// The tensors cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The tensors cannot be written.
-    #[error(transparent)]
-    Write(#[from] tcd_export::WriteError),
     /// The parameters are not the model's.
     #[error(transparent)]
     Parameters(#[from] ModelError),
@@ -102,6 +102,8 @@ pub struct Contents<'a> {
     pub arch: &'a Architecture,
     /// Text of `tokenizer.json`.
     pub tokenizer_json: &'a str,
+    /// Notes in the model's `config.json`.
+    pub notes: &'a serde_json::Map<String, Value>,
     /// Key of the corpus's manifest.
     pub corpus_key: &'a str,
     /// Configuration of the run.
@@ -119,11 +121,25 @@ pub fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>, CheckpointError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
-        Err(source) => return Err(CheckpointError::Io { path: dir.to_path_buf(), source }),
+        Err(source) => {
+            return Err(CheckpointError::Io {
+                path: dir.to_path_buf(),
+                source,
+            });
+        }
     };
     for entry in entries {
-        let path = entry.map_err(|source| CheckpointError::Io { path: dir.to_path_buf(), source })?.path();
-        let step = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
+        let path = entry
+            .map_err(|source| CheckpointError::Io {
+                path: dir.to_path_buf(),
+                source,
+            })?
+            .path();
+        let step = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(|n| n.strip_prefix("step-"))
+            .and_then(|n| n.parse().ok());
         if let Some(step) = step {
             found.insert(step, path);
         }
@@ -141,27 +157,40 @@ pub fn save(dir: &Path, contents: &Contents) -> Result<PathBuf, CheckpointError>
     fs::create_dir_all(dir).map_err(io(dir))?;
     for entry in fs::read_dir(dir).map_err(io(dir))? {
         let left = entry.map_err(io(dir))?.path();
-        if left.file_name().is_some_and(|n| n.to_string_lossy().starts_with(".step-")) {
+        if left
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with(".step-"))
+        {
             fs::remove_dir_all(&left).map_err(io(&left))?;
         }
     }
     let partial = dir.join(format!(".{}.writing", name(contents.progress.step)));
     let result = (|| {
-        let read = |name: &str| contents.store.read(contents.store.buffer(), name).unwrap_or_default();
         let mut hashes = BTreeMap::new();
-        hashes.insert(
-            MODEL_FILE.to_string(),
-            write_model_dir(&partial, contents.arch, Head::MaskedLm, contents.tokenizer_json, read)?,
-        );
-        let table = moments_table(contents.arch);
-        let rows = table.iter().map(|p| (p.name.as_str(), p.shape.as_slice()));
-        let hash = write_safetensors(&partial.join(MOMENTS_FILE), rows, |name| {
-            let moment = name.split_once('/').and_then(|(moment, name)| {
-                let flat = if moment == "first" { &contents.optimizer.first } else { &contents.optimizer.second };
-                contents.store.read(flat, name)
-            });
-            moment.unwrap_or_default()
+        let model = tcd_export::Contents {
+            architecture: contents.arch,
+            head: Head::MaskedLm,
+            tokenizer_json: contents.tokenizer_json,
+            labels: &[],
+            notes: contents.notes.clone(),
+        };
+        let record = write_model_dir(&partial, &model, |p| {
+            contents.store.bytes(contents.store.buffer(), &p.name)
         })?;
+        hashes.insert(MODEL_FILE.to_string(), record.weights_blake3);
+        let hash = write_tensors(
+            &partial.join(MOMENTS_FILE),
+            &moments_table(contents.arch),
+            &mut |p| {
+                let (name, moment) = p.name.rsplit_once('.').unwrap_or_default();
+                let flat = if moment == "first" {
+                    &contents.optimizer.first
+                } else {
+                    &contents.optimizer.second
+                };
+                contents.store.bytes(flat, name)
+            },
+        )?;
         hashes.insert(MOMENTS_FILE.to_string(), hash);
         let state = State {
             format: FORMAT,
@@ -177,14 +206,20 @@ pub fn save(dir: &Path, contents: &Contents) -> Result<PathBuf, CheckpointError>
         fs::write(&file, text).map_err(io(&file))?;
         for file in ["state.json", "config.json", "tokenizer.json"] {
             let file = partial.join(file);
-            File::open(&file).and_then(|f| f.sync_all()).map_err(io(&file))?;
+            File::open(&file)
+                .and_then(|f| f.sync_all())
+                .map_err(io(&file))?;
         }
-        File::open(&partial).and_then(|f| f.sync_all()).map_err(io(&partial))?;
+        File::open(&partial)
+            .and_then(|f| f.sync_all())
+            .map_err(io(&partial))?;
         if path.exists() {
             fs::remove_dir_all(&path).map_err(io(&path))?;
         }
         fs::rename(&partial, &path).map_err(io(&path))?;
-        File::open(dir).and_then(|f| f.sync_all()).map_err(io(dir))?;
+        File::open(dir)
+            .and_then(|f| f.sync_all())
+            .map_err(io(dir))?;
         Ok(path)
     })();
     if result.is_err() {
@@ -193,17 +228,20 @@ pub fn save(dir: &Path, contents: &Contents) -> Result<PathBuf, CheckpointError>
     result
 }
 
-/// The moments file's rows: `first/NAME` and `second/NAME` for every parameter.
+/// The moments file's rows: `NAME.first` and `NAME.second` for every parameter.
 fn moments_table(arch: &Architecture) -> Vec<Parameter> {
     let rows = parameters(arch, Head::MaskedLm);
     let with = |moment: &'static str| {
         move |p: &Parameter| {
             let mut p = p.clone();
-            p.name = format!("{moment}/{}", p.name);
+            p.name = format!("{}.{moment}", p.name);
             p
         }
     };
-    rows.iter().map(with("first")).chain(rows.iter().map(with("second"))).collect()
+    rows.iter()
+        .map(with("first"))
+        .chain(rows.iter().map(with("second")))
+        .collect()
 }
 
 /// Reads a checkpoint into `store` and `optimizer`. It must be whole, and of a run with this configuration and corpus.
@@ -215,34 +253,62 @@ pub fn load(
     store: &mut Store,
     optimizer: &mut AdamW,
 ) -> Result<Progress, CheckpointError> {
-    let damaged = |problem: String| CheckpointError::Damaged { path: path.to_path_buf(), problem };
+    let damaged = |problem: String| CheckpointError::Damaged {
+        path: path.to_path_buf(),
+        problem,
+    };
     let file = path.join("state.json");
-    let text = fs::read(&file).map_err(|e| damaged(format!("`state.json` cannot be read ({e})")))?;
-    let state: State = serde_json::from_slice(&text).map_err(|e| damaged(format!("`state.json` cannot be read ({e})")))?;
+    let text =
+        fs::read(&file).map_err(|e| damaged(format!("`state.json` cannot be read ({e})")))?;
+    let state: State = serde_json::from_slice(&text)
+        .map_err(|e| damaged(format!("`state.json` cannot be read ({e})")))?;
     if state.format != FORMAT {
-        return Err(damaged(format!("format {}, expected {FORMAT}", state.format)));
+        return Err(damaged(format!(
+            "format {}, expected {FORMAT}",
+            state.format
+        )));
     }
     let mut differences = differences(&state.config, config);
     if state.corpus_key != corpus_key {
         differences.push("the corpus holds other text, tokens or settings".to_string());
     }
     if !differences.is_empty() {
-        return Err(CheckpointError::Different { path: path.to_path_buf(), differences });
+        return Err(CheckpointError::Different {
+            path: path.to_path_buf(),
+            differences,
+        });
     }
     for file in [MODEL_FILE, MOMENTS_FILE] {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path.join(file)).map_err(|e| damaged(format!("`{file}` cannot be read ({e})")))?;
+        hasher
+            .update_mmap_rayon(path.join(file))
+            .map_err(|e| damaged(format!("`{file}` cannot be read ({e})")))?;
         if state.hashes.get(file).map(String::as_str) != Some(hasher.finalize().to_hex().as_str()) {
-            return Err(damaged(format!("`{file}` is not what was written (its hash differs)")));
+            return Err(damaged(format!(
+                "`{file}` is not what was written (its hash differs)"
+            )));
         }
     }
     let model = Weights::open(&path.join(MODEL_FILE))?;
-    model.check(&parameters(arch, Head::MaskedLm))?;
+    let model = model.load(&parameters(arch, Head::MaskedLm), Values::Unchecked)?;
     let moments = Weights::open(&path.join(MOMENTS_FILE))?;
-    moments.check(&moments_table(arch))?;
-    store.load(|p| model.values(&p.name).ok_or_else(|| damaged(format!("no `{}`", p.name))))?;
-    for (moment, flat) in [("first", &mut optimizer.first), ("second", &mut optimizer.second)] {
-        let values = store.gather(|p| moments.values(&format!("{moment}/{}", p.name)).ok_or_else(|| damaged(format!("no `{}`", p.name))))?;
+    let moments = moments.load(&moments_table(arch), Values::Unchecked)?;
+    store.load(|p| {
+        model
+            .tensor(&p.name)
+            .map(|t| t.to_vec())
+            .ok_or_else(|| damaged(format!("no `{}`", p.name)))
+    })?;
+    for (moment, flat) in [
+        ("first", &mut optimizer.first),
+        ("second", &mut optimizer.second),
+    ] {
+        let values = store.gather(|p| {
+            moments
+                .tensor(&format!("{}.{moment}", p.name))
+                .map(|t| t.to_vec())
+                .ok_or_else(|| damaged(format!("no `{}`", p.name)))
+        })?;
         store.write(flat, &values);
     }
     optimizer.updates = state.updates;
@@ -268,8 +334,17 @@ fn compare(path: &str, old: &Value, new: &Value, lines: &mut Vec<String>) {
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                compare(&path, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), lines);
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                compare(
+                    &path,
+                    a.get(key).unwrap_or(&Value::Null),
+                    b.get(key).unwrap_or(&Value::Null),
+                    lines,
+                );
             }
         }
         _ if old != new => lines.push(format!("`{path}` was {old}, is {new}")),
@@ -282,7 +357,10 @@ pub fn prune(dir: &Path, keep_last: usize, keep_steps: &[u64]) -> Result<(), Che
     let all = list(dir)?;
     for (step, path) in all.iter().rev().skip(keep_last) {
         if !keep_steps.contains(step) {
-            fs::remove_dir_all(path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+            fs::remove_dir_all(path).map_err(|source| CheckpointError::Io {
+                path: path.clone(),
+                source,
+            })?;
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use tcd_export::{Architecture, ModelConfig, MoeConfig, PRESETS, preset};
+use tcd_export::{Architecture, ConfigError, ModelConfig, MoeConfig, preset, presets};
 
 use super::schedule::Schedule;
 use crate::data::masking::MaskingConfig;
@@ -88,7 +88,9 @@ impl TryFrom<String> for DeviceConfig {
             "cuda" => Ok(DeviceConfig::Cuda(0)),
             other => match other.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
                 Some(n) => Ok(DeviceConfig::Cuda(n)),
-                None => Err(format!("`device` must be `auto`, `cpu`, `cuda` or `cuda:N`: `{other}`")),
+                None => Err(format!(
+                    "`device` must be `auto`, `cpu`, `cuda` or `cuda:N`: `{other}`"
+                )),
             },
         }
     }
@@ -131,7 +133,11 @@ pub struct DataConfig {
 
 impl Default for DataConfig {
     fn default() -> Self {
-        DataConfig { corpus: PathBuf::new(), batch_size: 32, accumulation: 1 }
+        DataConfig {
+            corpus: PathBuf::new(),
+            batch_size: 32,
+            accumulation: 1,
+        }
     }
 }
 
@@ -176,13 +182,17 @@ impl ModelSection {
                 if self.layers.is_none() || self.hidden.is_none() {
                     return Err("`model` needs `preset`, or `layers` and `hidden`".to_string());
                 }
-                ModelConfig::default()
+                // Every size of it is set below.
+                ModelConfig::new(vocab_size, 12, 768, 12, 3072)
             }
             Some(name) => match preset(name) {
-                Some(preset) => preset.config(),
+                Some(config) => config,
                 None => {
-                    let names: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
-                    return Err(format!("`model.preset` is unknown: `{name}`; hint: one of {}", names.join(", ")));
+                    let names: Vec<String> = presets().into_iter().map(|p| p.name).collect();
+                    return Err(format!(
+                        "`model.preset` is unknown: `{name}`; hint: one of {}",
+                        names.join(", ")
+                    ));
                 }
             },
         };
@@ -200,10 +210,12 @@ impl ModelSection {
             *key = value.unwrap_or(*key);
         }
         config.hidden_dropout_prob = self.hidden_dropout.unwrap_or(config.hidden_dropout_prob);
-        config.attention_probs_dropout_prob = self.attention_dropout.unwrap_or(config.attention_probs_dropout_prob);
+        config.attention_probs_dropout_prob = self
+            .attention_dropout
+            .unwrap_or(config.attention_probs_dropout_prob);
         config.moe = self.moe.clone().or(config.moe);
         config.vocab_size = vocab_size;
-        config.pad_token_id = pad_token_id;
+        config.pad_token_id = pad_token_id as usize;
         Ok(config)
     }
 }
@@ -228,7 +240,14 @@ pub struct OptimizerConfig {
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        OptimizerConfig { learning_rate: 1e-3, beta1: 0.9, beta2: 0.98, eps: 1e-6, weight_decay: 0.01, clip: 1.0 }
+        OptimizerConfig {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-6,
+            weight_decay: 0.01,
+            clip: 1.0,
+        }
     }
 }
 
@@ -246,7 +265,11 @@ pub struct ScheduleConfig {
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        ScheduleConfig { steps: 10_000, warmup_steps: 500, final_share: 0.0 }
+        ScheduleConfig {
+            steps: 10_000,
+            warmup_steps: 500,
+            final_share: 0.0,
+        }
     }
 }
 
@@ -264,7 +287,11 @@ pub struct EvaluationConfig {
 
 impl Default for EvaluationConfig {
     fn default() -> Self {
-        EvaluationConfig { every_steps: 500, rows: 0, batch_size: 64 }
+        EvaluationConfig {
+            every_steps: 500,
+            rows: 0,
+            batch_size: 64,
+        }
     }
 }
 
@@ -284,7 +311,12 @@ pub struct CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        CheckpointConfig { every_steps: 1000, every_minutes: 10.0, keep_last: 2, keep_steps: Vec::new() }
+        CheckpointConfig {
+            every_steps: 1000,
+            every_minutes: 10.0,
+            keep_last: 2,
+            keep_steps: Vec::new(),
+        }
     }
 }
 
@@ -300,7 +332,10 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig { every_steps: 20, non_finite_skips: 10 }
+        LogConfig {
+            every_steps: 20,
+            non_finite_skips: 10,
+        }
     }
 }
 
@@ -354,16 +389,29 @@ pub struct Plan {
 impl RunConfig {
     /// Reads a file and applies `key=value` settings (`optimizer.learning_rate=1e-3`), values in TOML.
     pub fn load(path: &Path, settings: &[String]) -> Result<Self, RunConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| RunConfigError::Io { path: path.to_path_buf(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| RunConfigError::Io {
+            path: path.to_path_buf(),
+            source,
+        })?;
         let origin = path.display().to_string();
         // The file alone first, so that an error in it shows its line.
         let parsed: Result<RunConfig, _> = toml::from_str(&text);
-        parsed.map_err(|e| RunConfigError::Parse { origin: origin.clone(), message: e.to_string().trim().to_string() })?;
-        let mut table: toml::Table =
-            toml::from_str(&text).map_err(|e| RunConfigError::Parse { origin: origin.clone(), message: e.to_string() })?;
+        parsed.map_err(|e| RunConfigError::Parse {
+            origin: origin.clone(),
+            message: e.to_string().trim().to_string(),
+        })?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(|e| RunConfigError::Parse {
+            origin: origin.clone(),
+            message: e.to_string(),
+        })?;
         for setting in settings {
-            let wrong = |message: String| RunConfigError::Parse { origin: format!("--set {setting}"), message };
-            let (key, value) = setting.split_once('=').ok_or_else(|| wrong("expected `key=value`".to_string()))?;
+            let wrong = |message: String| RunConfigError::Parse {
+                origin: format!("--set {setting}"),
+                message,
+            };
+            let (key, value) = setting
+                .split_once('=')
+                .ok_or_else(|| wrong("expected `key=value`".to_string()))?;
             // What is not TOML is text: paths need no quotes.
             let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
                 .ok()
@@ -372,14 +420,23 @@ impl RunConfig {
             let mut place = &mut table;
             let parts: Vec<&str> = key.trim().split('.').collect();
             for part in &parts[..parts.len() - 1] {
-                let next = place.entry(part.to_string()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-                place = next.as_table_mut().ok_or_else(|| wrong(format!("`{part}` is not a section")))?;
+                let next = place
+                    .entry(part.to_string())
+                    .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+                place = next
+                    .as_table_mut()
+                    .ok_or_else(|| wrong(format!("`{part}` is not a section")))?;
             }
             place.insert(parts[parts.len() - 1].to_string(), value);
             let parsed: Result<RunConfig, _> = table.clone().try_into();
             parsed.map_err(|e| wrong(e.to_string().trim().to_string()))?;
         }
-        table.try_into().map_err(|e: toml::de::Error| RunConfigError::Parse { origin, message: e.to_string() })
+        table
+            .try_into()
+            .map_err(|e: toml::de::Error| RunConfigError::Parse {
+                origin,
+                message: e.to_string(),
+            })
     }
 
     /// Seed of the order of rows.
@@ -403,42 +460,118 @@ impl RunConfig {
     }
 
     /// Checks everything that must hold, for a corpus with rows of `sequence_length` and this vocabulary.
-    pub fn validate(self, vocab_size: usize, pad_token_id: u32, sequence_length: usize) -> Result<Plan, RunConfigError> {
+    pub fn validate(
+        self,
+        vocab_size: usize,
+        pad_token_id: u32,
+        sequence_length: usize,
+    ) -> Result<Plan, RunConfigError> {
         let mut violations = self.masking.violations();
         let mut check = |holds: bool, line: String| {
             if !holds {
                 violations.push(line);
             }
         };
-        check(!self.output.as_os_str().is_empty(), "`output` must name the run directory".to_string());
-        check(self.data.batch_size > 0, "`data.batch_size` must be at least 1: 0".to_string());
-        check(self.data.accumulation > 0, "`data.accumulation` must be at least 1: 0".to_string());
-        check(self.evaluation.batch_size > 0, "`evaluation.batch_size` must be at least 1: 0".to_string());
-        check(self.schedule.steps > 0, "`schedule.steps` must be at least 1: 0".to_string());
-        check(self.log.every_steps > 0, "`log.every_steps` must be at least 1: 0".to_string());
-        check(self.checkpoint.every_minutes >= 0.0, format!("`checkpoint.every_minutes` must be at least 0: {}", self.checkpoint.every_minutes));
-        check(self.checkpoint.keep_last > 0, "`checkpoint.keep_last` must be at least 1: 0".to_string());
+        check(
+            !self.output.as_os_str().is_empty(),
+            "`output` must name the run directory".to_string(),
+        );
+        check(
+            self.data.batch_size > 0,
+            "`data.batch_size` must be at least 1: 0".to_string(),
+        );
+        check(
+            self.data.accumulation > 0,
+            "`data.accumulation` must be at least 1: 0".to_string(),
+        );
+        check(
+            self.evaluation.batch_size > 0,
+            "`evaluation.batch_size` must be at least 1: 0".to_string(),
+        );
+        check(
+            self.schedule.steps > 0,
+            "`schedule.steps` must be at least 1: 0".to_string(),
+        );
+        check(
+            self.log.every_steps > 0,
+            "`log.every_steps` must be at least 1: 0".to_string(),
+        );
+        check(
+            self.checkpoint.every_minutes >= 0.0,
+            format!(
+                "`checkpoint.every_minutes` must be at least 0: {}",
+                self.checkpoint.every_minutes
+            ),
+        );
+        check(
+            self.checkpoint.keep_last > 0,
+            "`checkpoint.keep_last` must be at least 1: 0".to_string(),
+        );
         let o = &self.optimizer;
-        check(o.learning_rate > 0.0 && o.learning_rate.is_finite(), format!("`optimizer.learning_rate` must be positive: {}", o.learning_rate));
+        check(
+            o.learning_rate > 0.0 && o.learning_rate.is_finite(),
+            format!(
+                "`optimizer.learning_rate` must be positive: {}",
+                o.learning_rate
+            ),
+        );
         for (key, beta) in [("beta1", o.beta1), ("beta2", o.beta2)] {
-            check((0.0..1.0).contains(&beta), format!("`optimizer.{key}` must lie in [0, 1): {beta}"));
+            check(
+                (0.0..1.0).contains(&beta),
+                format!("`optimizer.{key}` must lie in [0, 1): {beta}"),
+            );
         }
-        check(o.eps > 0.0, format!("`optimizer.eps` must be positive: {}", o.eps));
-        check(o.weight_decay >= 0.0 && o.weight_decay.is_finite(), format!("`optimizer.weight_decay` must be at least 0: {}", o.weight_decay));
-        check(o.clip >= 0.0, format!("`optimizer.clip` must be at least 0: {}", o.clip));
+        check(
+            o.eps > 0.0,
+            format!("`optimizer.eps` must be positive: {}", o.eps),
+        );
+        check(
+            o.weight_decay >= 0.0 && o.weight_decay.is_finite(),
+            format!(
+                "`optimizer.weight_decay` must be at least 0: {}",
+                o.weight_decay
+            ),
+        );
+        check(
+            o.clip >= 0.0,
+            format!("`optimizer.clip` must be at least 0: {}", o.clip),
+        );
         let s = &self.schedule;
-        check(s.warmup_steps <= s.steps, format!("`schedule.warmup_steps` must not exceed `schedule.steps`: {} and {}", s.warmup_steps, s.steps));
-        check((0.0..=1.0).contains(&s.final_share), format!("`schedule.final_share` must lie in [0, 1]: {}", s.final_share));
-        let arch = match self.model.config(vocab_size, pad_token_id).map(ModelConfig::validate) {
+        check(
+            s.warmup_steps <= s.steps,
+            format!(
+                "`schedule.warmup_steps` must not exceed `schedule.steps`: {} and {}",
+                s.warmup_steps, s.steps
+            ),
+        );
+        check(
+            (0.0..=1.0).contains(&s.final_share),
+            format!(
+                "`schedule.final_share` must lie in [0, 1]: {}",
+                s.final_share
+            ),
+        );
+        let arch = match self
+            .model
+            .config(vocab_size, pad_token_id)
+            .map(|c| c.validate())
+        {
             Ok(Ok(arch)) => {
                 check(
                     sequence_length <= arch.max_position_embeddings,
-                    format!("`model.max_positions` must reach the corpus's rows of {sequence_length}: {}", arch.max_position_embeddings),
+                    format!(
+                        "`model.max_positions` must reach the corpus's rows of {sequence_length}: {}",
+                        arch.max_position_embeddings
+                    ),
                 );
                 Some(arch)
             }
+            Ok(Err(ConfigError::Invalid(problems))) => {
+                violations.extend(problems.iter().map(|p| format!("model: {p}")));
+                None
+            }
             Ok(Err(error)) => {
-                violations.extend(error.violations.into_iter().map(|v| format!("model: {v}")));
+                violations.push(format!("model: {error}"));
                 None
             }
             Err(line) => {
@@ -449,7 +582,11 @@ impl RunConfig {
         match arch {
             Some(arch) if violations.is_empty() => {
                 let schedule = Schedule::new(self.optimizer.learning_rate, &self.schedule);
-                Ok(Plan { config: self, arch, schedule })
+                Ok(Plan {
+                    config: self,
+                    arch,
+                    schedule,
+                })
             }
             _ => Err(RunConfigError::Invalid { violations }),
         }
@@ -465,28 +602,48 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.toml");
         std::fs::write(&path, text).unwrap();
-        RunConfig::load(&path, &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>())
+        RunConfig::load(
+            &path,
+            &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn settings_override_the_file_and_paths_need_no_quotes() {
         let config = load(
             "output = \"a\"\n[schedule]\nsteps = 5\n",
-            &["output=runs/x", "schedule.warmup_steps=2", "model.moe.num_experts=8", "device=cuda:1", "model.layers=2"],
+            &[
+                "output=runs/x",
+                "schedule.warmup_steps=2",
+                "model.moe.num_experts=8",
+                "device=cuda:1",
+                "model.layers=2",
+            ],
         )
         .unwrap();
         assert_eq!(config.output, Path::new("runs/x"));
-        assert_eq!((config.schedule.steps, config.schedule.warmup_steps), (5, 2));
+        assert_eq!(
+            (config.schedule.steps, config.schedule.warmup_steps),
+            (5, 2)
+        );
         assert_eq!(config.model.moe.unwrap().num_experts, 8);
         assert_eq!(config.device, DeviceConfig::Cuda(1));
     }
 
     #[test]
     fn unknown_keys_name_line_and_key() {
-        let text = load("output = \"a\"\n[schedule]\nstepz = 5\n", &[]).unwrap_err().to_string();
-        assert!(text.contains("run.toml") && text.contains("line 3") && text.contains("stepz"), "{text}");
+        let text = load("output = \"a\"\n[schedule]\nstepz = 5\n", &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("run.toml") && text.contains("line 3") && text.contains("stepz"),
+            "{text}"
+        );
         let text = load("", &["optimizer.lr=3"]).unwrap_err().to_string();
-        assert!(text.contains("--set optimizer.lr=3") && text.contains("lr"), "{text}");
+        assert!(
+            text.contains("--set optimizer.lr=3") && text.contains("lr"),
+            "{text}"
+        );
         let text = load("device = \"tpu\"\n", &[]).unwrap_err().to_string();
         assert!(text.contains("`tpu`"), "{text}");
     }
@@ -499,17 +656,32 @@ mod tests {
         )
         .unwrap();
         let text = config.validate(100, 0, 600).unwrap_err().to_string();
-        for part in ["130 and 4", "`optimizer.learning_rate`", "`masking.probability`", "`schedule.warmup_steps`"] {
+        for part in [
+            "130 and 4",
+            "`optimizer.learning_rate`",
+            "`masking.probability`",
+            "`schedule.warmup_steps`",
+        ] {
             assert!(text.contains(part), "{part} not in: {text}");
         }
         let config = load("output = \"a\"\n[model]\npreset = \"bert-giant\"\n", &[]).unwrap();
         let text = config.validate(100, 0, 128).unwrap_err().to_string();
-        assert!(text.contains("bert-giant") && text.contains("bert-l12-h768"), "{text}");
+        assert!(
+            text.contains("bert-giant") && text.contains("bert-l12-h768"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_resolved_configuration_reads_back() {
-        let config = load("output = \"a\"\n[model]\npreset = \"moe-l12-h128\"\n", &["seeds.init=4"]).unwrap();
-        assert_eq!(toml::from_str::<RunConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
+        let config = load(
+            "output = \"a\"\n[model]\npreset = \"moe-l12-h128\"\n",
+            &["seeds.init=4"],
+        )
+        .unwrap();
+        assert_eq!(
+            toml::from_str::<RunConfig>(&toml::to_string(&config).unwrap()).unwrap(),
+            config
+        );
     }
 }

@@ -30,7 +30,9 @@ pub struct AdamW {
 /// # Safety
 /// The tensor must outlive the slice, and nothing else may write to it meanwhile.
 unsafe fn slice<'a>(tensor: &'a Tensor) -> &'a [f32] {
-    assert!(tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous());
+    assert!(
+        tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
+    );
     // SAFETY: a contiguous f32 CPU tensor holds `numel` floats at its pointer.
     unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
 }
@@ -40,7 +42,9 @@ unsafe fn slice<'a>(tensor: &'a Tensor) -> &'a [f32] {
 /// # Safety
 /// As for [`slice`], and nothing else may read it meanwhile.
 unsafe fn slice_mut<'a>(tensor: &'a mut Tensor) -> &'a mut [f32] {
-    assert!(tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous());
+    assert!(
+        tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
+    );
     // SAFETY: see `slice`; `&mut` keeps this handle from being used twice.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) }
 }
@@ -48,7 +52,12 @@ unsafe fn slice_mut<'a>(tensor: &'a mut Tensor) -> &'a mut [f32] {
 impl AdamW {
     /// State at rest for the parameters of `store`.
     pub fn new(config: &OptimizerConfig, store: &Store) -> Self {
-        AdamW { config: config.clone(), first: store.buffer().zeros_like(), second: store.buffer().zeros_like(), updates: 0 }
+        AdamW {
+            config: config.clone(),
+            first: store.buffer().zeros_like(),
+            second: store.buffer().zeros_like(),
+            updates: 0,
+        }
     }
 
     /// Global L2 norm of the gradients; `gradients[i]` belongs to leaf `i` and may be undefined.
@@ -75,10 +84,18 @@ impl AdamW {
         let c = &self.config;
         let correction1 = 1.0 - c.beta1.powi(self.updates.min(i32::MAX as u64) as i32);
         let correction2 = 1.0 - c.beta2.powi(self.updates.min(i32::MAX as u64) as i32);
-        let leaves: Vec<(usize, usize, bool)> = store.leaves().iter().map(|l| (l.start, l.len, l.decay)).collect();
+        let leaves: Vec<(usize, usize, bool)> = store
+            .leaves()
+            .iter()
+            .map(|l| (l.start, l.len, l.decay))
+            .collect();
         let cpu = store.buffer().device() == Device::Cpu;
         let mut buffer = store.buffer().shallow_clone();
-        for ((start, len, decay), gradient) in leaves.into_iter().zip(gradients).filter(|(_, g)| g.defined()) {
+        for ((start, len, decay), gradient) in leaves
+            .into_iter()
+            .zip(gradients)
+            .filter(|(_, g)| g.defined())
+        {
             let decay = if decay { rate * c.weight_decay } else { 0.0 };
             let gradient = gradient.to_kind(Kind::Float).contiguous();
             if cpu {
@@ -134,7 +151,11 @@ fn square_sum(values: &[f32]) -> f64 {
             *lane += f64::from(*value) * f64::from(*value);
         }
     }
-    lanes.iter().sum::<f64>() + rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>()
+    lanes.iter().sum::<f64>()
+        + rest
+            .iter()
+            .map(|v| f64::from(*v) * f64::from(*v))
+            .sum::<f64>()
 }
 
 #[derive(Clone, Copy)]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 use thiserror::Error;
 
+use serde_json::{Map, Value};
 use tcd_export::{Head, ModelDirError, write_model_dir};
 
 use super::checkpoint::{self, CheckpointError, Contents, Progress};
@@ -63,7 +64,9 @@ pub enum PretrainError {
         path: PathBuf,
     },
     /// The device is not there.
-    #[error("there is no device `{device}`: libtorch sees {count} CUDA device(s); hint: `device = \"auto\"`, or `tcd doctor`")]
+    #[error(
+        "there is no device `{device}`: libtorch sees {count} CUDA device(s); hint: `device = \"auto\"`, or `tcd doctor`"
+    )]
     Device {
         /// What was asked for.
         device: String,
@@ -122,10 +125,19 @@ pub trait Observer {
 pub fn device(config: DeviceConfig) -> Result<Device, PretrainError> {
     let count = tch::Cuda::device_count();
     match config {
-        DeviceConfig::Auto => Ok(if tch::Cuda::is_available() { Device::Cuda(0) } else { Device::Cpu }),
+        DeviceConfig::Auto => Ok(if tch::Cuda::is_available() {
+            Device::Cuda(0)
+        } else {
+            Device::Cpu
+        }),
         DeviceConfig::Cpu => Ok(Device::Cpu),
-        DeviceConfig::Cuda(n) if tch::Cuda::is_available() && (n as i64) < count => Ok(Device::Cuda(n)),
-        DeviceConfig::Cuda(_) => Err(PretrainError::Device { device: config.into(), count }),
+        DeviceConfig::Cuda(n) if tch::Cuda::is_available() && (n as i64) < count => {
+            Ok(Device::Cuda(n))
+        }
+        DeviceConfig::Cuda(_) => Err(PretrainError::Device {
+            device: config.into(),
+            count,
+        }),
     }
 }
 
@@ -143,10 +155,16 @@ fn keep_memory() {
 
 /// Sets the threads of libtorch and of this program's own loops, and the allocator. Once a process.
 pub fn prepare_process(threads: usize) {
-    let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+    let threads = if threads == 0 {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    } else {
+        threads
+    };
     tch::set_num_threads(threads as i32);
     // A second call finds the pool built: then it has the threads of the first.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global();
     keep_memory();
 }
 
@@ -175,9 +193,18 @@ pub fn pretrain(
     let tokenizer = corpus.tokenizer()?;
     if corpus.split(Split::HeldOut).is_empty() {
         let hint = "build the corpus with a larger `--held-out`";
-        return Err(CorpusError::EmptySplit { split: "held-out", path: corpus.path.clone(), hint }.into());
+        return Err(CorpusError::EmptySplit {
+            split: "held-out",
+            path: corpus.path.clone(),
+            hint,
+        }
+        .into());
     }
-    let plan = config.validate(tokenizer.vocab_size(), tokenizer.special().pad, corpus.manifest.settings.sequence_length)?;
+    let plan = config.validate(
+        tokenizer.vocab_size(),
+        tokenizer.special().pad,
+        corpus.manifest.settings.sequence_length,
+    )?;
     let config = &plan.config;
     let dir = config.output.clone();
     let checkpoints = checkpoint::list(&dir.join("checkpoints"))?;
@@ -199,14 +226,32 @@ pub fn pretrain(
     fs::create_dir_all(&dir).map_err(io(&dir))?;
     let progress = match checkpoints.last_key_value() {
         Some((_, path)) => {
-            let progress =
-                checkpoint::load(path, config, &corpus.manifest.key, &plan.arch, &mut model.store, &mut optimizer)?;
-            observer.line(&format!("resuming `{}` at step {}", dir.display(), progress.step));
+            let progress = checkpoint::load(
+                path,
+                config,
+                &corpus.manifest.key,
+                &plan.arch,
+                &mut model.store,
+                &mut optimizer,
+            )?;
+            observer.line(&format!(
+                "resuming `{}` at step {}",
+                dir.display(),
+                progress.step
+            ));
             progress
         }
         None => {
-            model.store.initialise(Initialisation { seed: config.init_seed(), std: plan.arch.initializer_range });
-            Progress { step: 0, tokens: 0, skipped: 0, best: None }
+            model.store.initialise(Initialisation {
+                seed: config.init_seed(),
+                std: plan.arch.initializer_range,
+            });
+            Progress {
+                step: 0,
+                tokens: 0,
+                skipped: 0,
+                best: None,
+            }
         }
     };
     let file = dir.join("config.toml");
@@ -220,7 +265,13 @@ pub fn pretrain(
     observer.line(&format!(
         "{} parameters, {}, {}, {} threads; {} training rows of {}",
         model.store.parameter_count(),
-        plan.arch.moe.as_ref().map_or("vanilla".to_string(), |m| format!("{} experts a layer", m.num_experts)),
+        plan.arch
+            .moe
+            .as_ref()
+            .map_or("vanilla".to_string(), |m| format!(
+                "{} experts a layer",
+                m.num_experts
+            )),
         if device.is_cuda() { "CUDA" } else { "CPU" },
         tch::get_num_threads(),
         corpus.split(Split::Train).len(),
@@ -228,14 +279,35 @@ pub fn pretrain(
     ));
     let last_saved = checkpoints.last_key_value().map(|(step, _)| *step);
     let tokenizer_json = tokenizer.to_json();
-    let batches =
-        TrainBatches::new(corpus.clone(), masker, config.data.batch_size, config.data_seed(), config.mask_seed());
-    let run = Run { plan: &plan, dir, model, optimizer, progress, corpus, tokenizer_json, log, held_out, last_saved };
+    let batches = TrainBatches::new(
+        corpus.clone(),
+        masker,
+        config.data.batch_size,
+        config.data_seed(),
+        config.mask_seed(),
+    );
+    let run = Run {
+        plan: &plan,
+        dir,
+        model,
+        optimizer,
+        progress,
+        corpus,
+        tokenizer_json,
+        log,
+        held_out,
+        last_saved,
+    };
     run.go(batches, stop, observer)
 }
 
 impl Run<'_> {
-    fn go(mut self, batches: TrainBatches, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Summary, PretrainError> {
+    fn go(
+        mut self,
+        batches: TrainBatches,
+        stop: &AtomicBool,
+        observer: &mut dyn Observer,
+    ) -> Result<Summary, PretrainError> {
         let config = &self.plan.config;
         let steps = config.schedule.steps;
         let per_step = config.data.accumulation as u64;
@@ -250,9 +322,12 @@ impl Run<'_> {
             let start = Instant::now();
             let micro: Vec<Batch> = batches.iter().take(per_step as usize).collect();
             let rate = self.plan.schedule.rate(self.progress.step);
-            let (gradients, report) = self.model.gradients(&micro, config.dropout_seed(), self.progress.step);
+            let (gradients, report) =
+                self.model
+                    .gradients(&micro, config.dropout_seed(), self.progress.step);
             let norm = if report.total.is_finite() && !gradients.is_empty() {
-                self.model.update(&mut self.optimizer, &gradients, config.optimizer.clip, rate)
+                self.model
+                    .update(&mut self.optimizer, &gradients, config.optimizer.clip, rate)
             } else {
                 None
             };
@@ -265,15 +340,23 @@ impl Run<'_> {
                 Some(_) => self.progress.skipped = 0,
                 None => {
                     self.progress.skipped += 1;
-                    observer.line(&format!("step {step}: loss or gradient is not finite, left out of the update"));
+                    observer.line(&format!(
+                        "step {step}: loss or gradient is not finite, left out of the update"
+                    ));
                     if self.progress.skipped > config.log.non_finite_skips {
                         let saved = self.save()?;
-                        return Err(PretrainError::NonFinite { skips: self.progress.skipped, step, saved });
+                        return Err(PretrainError::NonFinite {
+                            skips: self.progress.skipped,
+                            step,
+                            saved,
+                        });
                     }
                 }
             }
             let rate_now = trained.tokens_per_second();
-            let left = Duration::from_secs_f64((steps - step) as f64 * trained.seconds / trained.steps as f64);
+            let left = Duration::from_secs_f64(
+                (steps - step) as f64 * trained.seconds / trained.steps as f64,
+            );
             observer.step(step, steps, report.total, rate_now, left);
             if step.is_multiple_of(config.log.every_steps) || step == steps {
                 self.log_training(&mut trained, rate)?;
@@ -284,7 +367,8 @@ impl Run<'_> {
             }
             let c = &config.checkpoint;
             let by_step = c.every_steps > 0 && step.is_multiple_of(c.every_steps);
-            let by_time = c.every_minutes > 0.0 && saved_at.elapsed().as_secs_f64() > 60.0 * c.every_minutes;
+            let by_time =
+                c.every_minutes > 0.0 && saved_at.elapsed().as_secs_f64() > 60.0 * c.every_minutes;
             if by_step || by_time || step == steps || c.keep_steps.contains(&step) {
                 self.save()?;
                 saved_at = Instant::now();
@@ -335,7 +419,12 @@ impl Run<'_> {
             held_out.log_likelihood,
             100.0 * held_out.accuracy
         ));
-        if self.progress.step > 0 && self.progress.best.is_none_or(|best| held_out.log_likelihood > best) {
+        if self.progress.step > 0
+            && self
+                .progress
+                .best
+                .is_none_or(|best| held_out.log_likelihood > best)
+        {
             self.progress.best = Some(held_out.log_likelihood);
             self.write_model(&self.dir.join("best"))?;
         }
@@ -344,18 +433,27 @@ impl Run<'_> {
 
     fn write_model(&self, path: &Path) -> Result<(), PretrainError> {
         let store = &self.model.store;
-        let arch = self.arch_with_provenance();
-        write_model_dir(path, &arch, Head::MaskedLm, &self.tokenizer_json, |name| store.read(store.buffer(), name).unwrap_or_default())?;
+        let contents = tcd_export::Contents {
+            architecture: &self.plan.arch,
+            head: Head::MaskedLm,
+            tokenizer_json: &self.tokenizer_json,
+            labels: &[],
+            notes: self.notes(),
+        };
+        write_model_dir(path, &contents, |p| store.bytes(store.buffer(), &p.name))?;
         Ok(())
     }
 
-    fn arch_with_provenance(&self) -> tcd_export::Architecture {
-        let mut config = self.plan.arch.clone().into_config();
-        config.tcd = Some(tcd_export::Provenance {
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            tokenizer_hash: self.corpus.manifest.tokenizer_hash.clone(),
-        });
-        config.validate().expect("an architecture stays one")
+    /// What a model directory remembers of its making.
+    fn notes(&self) -> Map<String, Value> {
+        let mut notes = Map::new();
+        notes.insert(
+            "tokenizer_hash".to_string(),
+            self.corpus.manifest.tokenizer_hash.clone().into(),
+        );
+        notes.insert("steps".to_string(), self.progress.step.into());
+        notes.insert("tokens".to_string(), self.progress.tokens.into());
+        notes
     }
 
     fn save(&mut self) -> Result<PathBuf, PretrainError> {
@@ -371,33 +469,54 @@ impl Run<'_> {
                 progress: &self.progress,
                 store: &self.model.store,
                 optimizer: &self.optimizer,
-                arch: &self.arch_with_provenance(),
+                arch: &self.plan.arch,
                 tokenizer_json: &self.tokenizer_json,
+                notes: &self.notes(),
                 corpus_key: &self.corpus.manifest.key,
                 config,
             },
         )?;
-        checkpoint::prune(&dir, config.checkpoint.keep_last, &config.checkpoint.keep_steps)?;
+        checkpoint::prune(
+            &dir,
+            config.checkpoint.keep_last,
+            &config.checkpoint.keep_steps,
+        )?;
         self.last_saved = Some(self.progress.step);
         Ok(path)
     }
 
     fn log_training(&mut self, trained: &mut Training, rate: f64) -> Result<(), PretrainError> {
         let n = trained.reports.len().max(1) as f64;
-        let mean = |pick: &dyn Fn(&Report) -> f64| trained.reports.iter().map(pick).sum::<f64>() / n;
+        let mean =
+            |pick: &dyn Fn(&Report) -> f64| trained.reports.iter().map(pick).sum::<f64>() / n;
         let mut values: Vec<(String, f64)> = vec![
             ("loss".to_string(), mean(&|r| r.total)),
             ("mlm_loss".to_string(), mean(&|r| r.mlm)),
             ("learning_rate".to_string(), rate),
-            ("gradient_norm".to_string(), trained.norms.iter().sum::<f64>() / trained.norms.len().max(1) as f64),
+            (
+                "gradient_norm".to_string(),
+                trained.norms.iter().sum::<f64>() / trained.norms.len().max(1) as f64,
+            ),
             ("tokens".to_string(), self.progress.tokens as f64),
-            ("tokens_per_second".to_string(), trained.interval_tokens as f64 / trained.interval_seconds.max(1e-9)),
+            (
+                "tokens_per_second".to_string(),
+                trained.interval_tokens as f64 / trained.interval_seconds.max(1e-9),
+            ),
         ];
         if self.plan.arch.moe.is_some() {
-            values.push(("balance_loss".to_string(), mean(&|r| r.balance.unwrap_or_default().0)));
-            values.push(("balance_loss_weighted".to_string(), mean(&|r| r.balance.unwrap_or_default().1)));
+            values.push((
+                "balance_loss".to_string(),
+                mean(&|r| r.balance.unwrap_or_default().0),
+            ));
+            values.push((
+                "balance_loss_weighted".to_string(),
+                mean(&|r| r.balance.unwrap_or_default().1),
+            ));
             values.push(("z_loss".to_string(), mean(&|r| r.z.unwrap_or_default().0)));
-            values.push(("z_loss_weighted".to_string(), mean(&|r| r.z.unwrap_or_default().1)));
+            values.push((
+                "z_loss_weighted".to_string(),
+                mean(&|r| r.z.unwrap_or_default().1),
+            ));
             values.push(("dropped_tokens".to_string(), mean(&|r| r.dropped as f64)));
             // Expert statistics over the interval since the last record.
             for layer in 0..self.plan.arch.num_hidden_layers {
@@ -411,9 +530,19 @@ impl Run<'_> {
                 let total = load.iter().sum::<i64>().max(1) as f64;
                 let largest = load.iter().copied().max().unwrap_or(0) as f64 / total;
                 let dead = load.iter().filter(|n| **n == 0).count() as f64;
-                let load_entropy: f64 = load.iter().filter(|n| **n > 0).map(|n| *n as f64 / total).map(|p| -p * p.ln()).sum();
+                let load_entropy: f64 = load
+                    .iter()
+                    .filter(|n| **n > 0)
+                    .map(|n| *n as f64 / total)
+                    .map(|p| -p * p.ln())
+                    .sum();
                 let entropy = mean(&|r| r.routing.get(layer).map_or(0.0, |(_, e)| *e));
-                for (name, value) in [("largest_load", largest), ("dead_experts", dead), ("load_entropy", load_entropy), ("router_entropy", entropy)] {
+                for (name, value) in [
+                    ("largest_load", largest),
+                    ("dead_experts", dead),
+                    ("load_entropy", load_entropy),
+                    ("router_entropy", entropy),
+                ] {
                     values.push((format!("layer.{layer}.{name}"), value));
                 }
             }

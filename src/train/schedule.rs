@@ -14,7 +14,12 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule with this peak.
     pub fn new(peak: f64, config: &ScheduleConfig) -> Self {
-        Schedule { peak, warmup: config.warmup_steps, steps: config.steps, final_share: config.final_share }
+        Schedule {
+            peak,
+            warmup: config.warmup_steps,
+            steps: config.steps,
+            final_share: config.final_share,
+        }
     }
 
     /// Learning rate of step `step`, counted from 0.
@@ -22,7 +27,8 @@ impl Schedule {
         if step < self.warmup {
             return self.peak * (step + 1) as f64 / self.warmup as f64;
         }
-        let left = self.steps.saturating_sub(step) as f64 / (self.steps - self.warmup).max(1) as f64;
+        let left =
+            self.steps.saturating_sub(step) as f64 / (self.steps - self.warmup).max(1) as f64;
         self.peak * (self.final_share + (1.0 - self.final_share) * left.min(1.0))
     }
 }
@@ -33,13 +39,27 @@ mod tests {
 
     #[test]
     fn it_rises_to_the_peak_and_falls_to_the_final_share() {
-        let s = Schedule::new(2.0, &ScheduleConfig { steps: 100, warmup_steps: 10, final_share: 0.1 });
+        let s = Schedule::new(
+            2.0,
+            &ScheduleConfig {
+                steps: 100,
+                warmup_steps: 10,
+                final_share: 0.1,
+            },
+        );
         assert_eq!(s.rate(0), 0.2);
         assert_eq!(s.rate(9), 2.0);
         assert_eq!(s.rate(10), 2.0);
         assert!((s.rate(55) - 2.0 * 0.55).abs() < 1e-12);
         assert!((s.rate(100) - 0.2).abs() < 1e-12);
-        let whole = Schedule::new(1.0, &ScheduleConfig { steps: 4, warmup_steps: 4, final_share: 0.0 });
+        let whole = Schedule::new(
+            1.0,
+            &ScheduleConfig {
+                steps: 4,
+                warmup_steps: 4,
+                final_share: 0.0,
+            },
+        );
         assert_eq!((whole.rate(3), whole.rate(4)), (1.0, 0.0));
     }
 }

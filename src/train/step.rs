@@ -6,7 +6,9 @@ use tcd_export::{Architecture, Head, parameters};
 
 use super::optimizer::AdamW;
 use crate::data::batch::Batch;
-use crate::model::{Bert, BertInput, MaskedLmHead, Mode, ModelError, Noise, Routing, Store, StoreOptions};
+use crate::model::{
+    Bert, BertInput, MaskedLmHead, Mode, ModelError, Noise, Routing, Store, StoreOptions,
+};
 
 /// A masked language model and its parameters.
 #[derive(Debug)]
@@ -27,7 +29,12 @@ impl Model {
         let store = Store::new(&parameters(arch, Head::MaskedLm), options)?;
         let bert = Bert::new(&store, arch);
         let head = MaskedLmHead::new(&store, arch);
-        Ok(Model { store, bert, head, arch: arch.clone() })
+        Ok(Model {
+            store,
+            bert,
+            head,
+            arch: arch.clone(),
+        })
     }
 
     /// A batch on the model's device.
@@ -53,7 +60,11 @@ impl Model {
         let (mut balance, mut z) = (None, None);
         if let Some(moe) = &self.arch.moe {
             let layers = encoded.routing.len() as f64;
-            let mean = |pick: fn(&Routing) -> &Tensor| Tensor::stack(&encoded.routing.iter().map(pick).collect::<Vec<_>>(), 0).sum(Kind::Float) / layers;
+            let mean = |pick: fn(&Routing) -> &Tensor| {
+                Tensor::stack(&encoded.routing.iter().map(pick).collect::<Vec<_>>(), 0)
+                    .sum(Kind::Float)
+                    / layers
+            };
             let (b, zl) = (mean(|r| &r.balance_loss), mean(|r| &r.z_loss));
             if moe.balance_loss_weight > 0.0 {
                 total = total + &b * moe.balance_loss_weight;
@@ -63,7 +74,14 @@ impl Model {
             }
             (balance, z) = (Some(b), Some(zl));
         }
-        Losses { mlm: head.mean, balance, z, total, correct: head.correct, routing: encoded.routing }
+        Losses {
+            mlm: head.mean,
+            balance,
+            z,
+            total,
+            correct: head.correct,
+            routing: encoded.routing,
+        }
     }
 
     /// Gradients of the mean loss over masked tokens of all micro-batches, one tensor a leaf (undefined where none reaches it),
@@ -73,12 +91,20 @@ impl Model {
         let masked: usize = batches.iter().map(|b| b.positions.len()).sum();
         let mut gradients: Vec<Tensor> = Vec::new();
         let mut report = Report::default();
-        for (i, batch) in batches.iter().enumerate().filter(|(_, b)| !b.positions.is_empty()) {
+        for (i, batch) in batches
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| !b.positions.is_empty())
+        {
             let noise = Noise::new(seed, step, i as u64);
             let losses = self.losses(batch, Mode::Train(&noise));
             let share = batch.positions.len() as f64 / masked as f64;
             report.add(&losses, share, batch, &self.arch);
-            let loss = if batches.len() == 1 { losses.total } else { losses.total * share };
+            let loss = if batches.len() == 1 {
+                losses.total
+            } else {
+                losses.total * share
+            };
             let new = Tensor::run_backward(&[loss], &leaves, false, false);
             if gradients.is_empty() {
                 gradients = new;
@@ -99,12 +125,22 @@ impl Model {
 
     /// Clips and updates; `Some(norm)` of the gradient before clipping, or `None` where loss or norm is not finite and nothing
     /// was changed.
-    pub fn update(&mut self, optimizer: &mut AdamW, gradients: &[Tensor], clip: f64, rate: f64) -> Option<f64> {
+    pub fn update(
+        &mut self,
+        optimizer: &mut AdamW,
+        gradients: &[Tensor],
+        clip: f64,
+        rate: f64,
+    ) -> Option<f64> {
         let norm = AdamW::norm(gradients);
         if !norm.is_finite() {
             return None;
         }
-        let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        let scale = if clip > 0.0 && norm > clip {
+            clip / norm
+        } else {
+            1.0
+        };
         optimizer.step(&mut self.store, gradients, rate, scale);
         Some(norm)
     }
@@ -120,7 +156,11 @@ impl Model {
                 masked += batch.positions.len();
             }
         });
-        HeldOut { log_likelihood: -sum / masked as f64, accuracy: correct as f64 / masked as f64, masked }
+        HeldOut {
+            log_likelihood: -sum / masked as f64,
+            accuracy: correct as f64 / masked as f64,
+            masked,
+        }
     }
 }
 
@@ -185,7 +225,8 @@ impl Report {
             self.z = Some((old.0 + zl, old.1 + zl * moe.z_loss_weight));
         }
         for (i, routing) in losses.routing.iter().enumerate() {
-            let load = Vec::<i64>::try_from(routing.load.to_device(Device::Cpu)).unwrap_or_default();
+            let load =
+                Vec::<i64>::try_from(routing.load.to_device(Device::Cpu)).unwrap_or_default();
             let entropy = share * value(&routing.entropy);
             self.dropped += routing.dropped;
             match self.routing.get_mut(i) {
