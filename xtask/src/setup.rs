@@ -259,6 +259,7 @@ fn fetch(deps: &Path, packages: &Path, variant: Variant) -> Result<()> {
     // pip unpacks in TMPDIR: on the same disk the last step is a rename, and a small /tmp does not matter.
     pip.env("TMPDIR", &temporary.path)
         .env("PIP_USER", "0")
+        .env("PIP_ROOT_USER_ACTION", "ignore")
         .env("PIP_REQUIRE_VIRTUALENV", "0")
         .stdin(Stdio::null())
         .stderr(Stdio::piped());
