@@ -25,7 +25,7 @@ use crate::data::batch::{Batch, TrainBatches, held_out_batches};
 use crate::data::corpus::{Corpus, CorpusError, Split};
 use crate::data::masking::Masker;
 use crate::model::{Initialisation, ModelError, StoreOptions};
-use crate::run_log::{RunLog, RunLogError};
+use crate::run_log::{METRICS_FILE, RunLog, RunLogError};
 
 /// Why a run stopped.
 #[derive(Debug, Error)]
@@ -257,7 +257,13 @@ pub fn pretrain(
     let file = dir.join("config.toml");
     let text = toml::to_string(config).map_err(|e| io(&file)(io::Error::other(e)))?;
     fs::write(&file, text).map_err(io(&file))?;
-    // Without a checkpoint the run begins anew, and so do its metrics.
+    if checkpoints.is_empty() {
+        // The run begins anew, and so do its metrics.
+        let old = dir.join(METRICS_FILE);
+        if old.exists() {
+            fs::remove_file(&old).map_err(io(&old))?;
+        }
+    }
     let log = RunLog::resume(&dir, progress.step)?;
     let masker = Masker::new(&config.masking, &tokenizer);
     let limit = (config.evaluation.rows > 0).then_some(config.evaluation.rows);

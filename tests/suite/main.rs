@@ -1,0 +1,12 @@
+//! Integration tests: the library's laws and the program as a person runs it, on small data that the tests generate.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod errors;
+#[cfg(feature = "train")]
+mod hugging_face;
+#[cfg(feature = "train")]
+mod model_laws;
+#[cfg(feature = "train")]
+mod resume;

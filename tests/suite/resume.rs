@@ -1,0 +1,175 @@
+//! A run that is killed and resumed ends in the weights of a run that was not: real processes, killed with SIGKILL.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::common::{refuse, small_corpus, succeed, tcd, tiny_run};
+
+fn weights(run: &Path) -> Vec<u8> {
+    fs::read(run.join("model/model.safetensors")).unwrap()
+}
+
+fn records(run: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect()
+}
+
+#[test]
+fn killed_at_any_point_and_resumed_a_run_ends_in_the_same_bytes() {
+    let root = tempfile::tempdir().unwrap();
+    let small = small_corpus(root.path());
+    for (name, more) in [
+        ("vanilla", ""),
+        (
+            "moe",
+            "[model.moe]\nnum_experts = 4\nrouter_jitter = 0.01\n",
+        ),
+    ] {
+        let dir = root.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        let config = tiny_run(&dir, &small.corpus, more);
+        let start = |run: &Path| {
+            let mut command = tcd();
+            command
+                .arg("pretrain")
+                .arg("--config")
+                .arg(&config)
+                .arg("--set")
+                .arg(format!("output={}", run.display()));
+            command
+        };
+        let whole = dir.join("whole");
+        let began = Instant::now();
+        succeed(&mut start(&whole));
+        let time = began.elapsed();
+        let expected = weights(&whole);
+
+        let killed = dir.join("killed");
+        let mut kills = 0;
+        let mut wait = 0.35;
+        while !killed.join("model").exists() {
+            let mut child = start(&killed)
+                .arg("--resume")
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            // Kill while a checkpoint is being written, if one is met; else after a time that differs each round.
+            let until = Instant::now() + time.mul_f64(wait);
+            let checkpoints = killed.join("checkpoints");
+            let writing = || {
+                let entries = fs::read_dir(&checkpoints).into_iter().flatten().flatten();
+                kills % 2 == 1
+                    && entries
+                        .into_iter()
+                        .any(|e| e.file_name().to_string_lossy().starts_with('.'))
+            };
+            while child.try_wait().unwrap().is_none() && Instant::now() < until && !writing() {
+                sleep(Duration::from_micros(300));
+            }
+            let _ = child.kill();
+            if !child.wait().unwrap().success() {
+                kills += 1;
+            }
+            wait = if kills > 12 {
+                5.0
+            } else {
+                0.35 + 0.13 * f64::from(kills % 5)
+            };
+        }
+        assert!(kills >= 2, "{name}: the run was killed {kills} times");
+        assert!(
+            weights(&killed) == expected,
+            "{name}: other weights after {kills} kills"
+        );
+        // Each logged step stands once, in order.
+        let steps: Vec<(String, u64)> = records(&killed)
+            .iter()
+            .map(|r| (r["kind"].to_string(), r["step"].as_u64().unwrap()))
+            .collect();
+        let wanted: Vec<(String, u64)> = records(&whole)
+            .iter()
+            .map(|r| (r["kind"].to_string(), r["step"].as_u64().unwrap()))
+            .collect();
+        assert_eq!(steps, wanted);
+    }
+}
+
+#[test]
+fn training_learns_and_a_run_is_not_overwritten() {
+    let root = tempfile::tempdir().unwrap();
+    let small = small_corpus(root.path());
+    let config = tiny_run(
+        root.path(),
+        &small.corpus,
+        "[optimizer]\nlearning_rate = 5e-3\n",
+    );
+    let run = root.path().join("run");
+    let output = format!("output={}", run.display());
+    let command = || {
+        let mut command = tcd();
+        command.arg("pretrain").arg("--config").arg(&config).args([
+            "--set",
+            &output,
+            "--set",
+            "schedule.steps=60",
+        ]);
+        command
+    };
+    succeed(&mut command());
+    let evaluations: Vec<f64> = records(&run)
+        .iter()
+        .filter_map(|r| r["heldout_log_likelihood"].as_f64())
+        .collect();
+    let first = evaluations[0];
+    let best = evaluations.iter().copied().fold(first, f64::max);
+    // The uniform guess over 400 tokens is -ln 400 = -5.99.
+    assert!((first + 400f64.ln()).abs() < 0.1, "{first}");
+    assert!(best > first + 0.5, "{evaluations:?}");
+    assert!(refuse(&mut command()).contains("--resume"));
+    let text = refuse(command().args(["--resume", "--set", "optimizer.weight_decay=0.5"]));
+    assert!(
+        text.contains("`optimizer.weight_decay` was 0.01, is 0.5"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let small = small_corpus(root.path());
+    let config = tiny_run(root.path(), &small.corpus, "");
+    let run = root.path().join("run");
+    let output = format!("output={}", run.display());
+    let command = || {
+        let mut command = tcd();
+        command
+            .arg("pretrain")
+            .arg("--config")
+            .arg(&config)
+            .args(["--set", &output, "--resume"]);
+        command
+    };
+    succeed(command().args(["--set", "checkpoint.every_steps=24"]));
+    let checkpoint = run.join("checkpoints/step-00000024");
+    for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        let path = checkpoint.join(file);
+        let good = fs::read(&path).unwrap();
+        let mut altered = good.clone();
+        let middle = altered.len() / 2;
+        altered[middle] ^= 0xFF;
+        for bad in [&good[..good.len() / 2], &altered[..]] {
+            fs::write(&path, bad).unwrap();
+            let text = refuse(&mut command());
+            assert!(
+                text.contains("step-00000024") && text.contains("damaged") && text.contains(file),
+                "{text}"
+            );
+        }
+        fs::write(&path, good).unwrap();
+    }
+    succeed(&mut command());
+}
