@@ -1,65 +1,56 @@
-//! `tcd corpus`: turn text into token shards, or look at a corpus.
+//! `tcd corpus`: turn text into token shards, look at a corpus.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use clap::{Args, Subcommand, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use anyhow::Result;
+use clap::{Args, Subcommand};
 
+use super::tokenizer::byte_bar;
 use super::{Outcome, note, out};
-use crate::data::corpus::{self, Built, CorpusSettings, Manifest, Packing, Progress, Split};
+use crate::data::corpus::build::{self, Built, Progress, build};
+use crate::data::corpus::{self, Manifest, Packing, Settings, Split, SplitInfo};
 use crate::data::tokenizer::Tokenizer;
 
 /// Sub-commands of `tcd corpus`.
 #[derive(Debug, Subcommand)]
 pub enum Corpus {
-    /// Turn text files or folders (plain, .gz, .zst; blank-line separated, or .jsonl) into token shards.
-    ///
-    /// Nothing is done where the directory holds the same corpus already: same text, tokenizer and settings.
+    /// Turn text files or folders into memory-mapped token shards.
     Build(Build),
     /// Show what a corpus holds.
     Show(Show),
 }
 
-/// `--packing`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum PackingArg {
-    /// Full rows, documents one after the other with [SEP] between.
-    Full,
-    /// One document a row (long ones several), the rest padding.
-    Document,
-}
-
 /// Arguments of `tcd corpus build`.
 #[derive(Debug, Args)]
 pub struct Build {
-    /// Text files or folders.
+    /// Text files or folders (plain, .gz, .zst: documents between blank lines; .jsonl: one a line).
     #[arg(required = true)]
-    paths: Vec<PathBuf>,
-    /// `tokenizer.json`, `vocab.txt`, or a folder with either.
-    #[arg(long, short)]
+    inputs: Vec<PathBuf>,
+    /// A `tokenizer.json`, a `vocab.txt`, or a folder that holds one.
+    #[arg(long)]
     tokenizer: PathBuf,
-    /// Directory to write.
-    #[arg(long, short)]
+    /// The corpus folder to write.
+    #[arg(long)]
     out: PathBuf,
-    /// Tokens in a row, special ones included.
-    #[arg(long, default_value_t = 128)]
+    /// Tokens a row, special ones included.
+    #[arg(long, default_value_t = Settings::default().sequence_length)]
     sequence_length: usize,
-    /// How documents become rows.
-    #[arg(long, value_enum, default_value = "full")]
-    packing: PackingArg,
-    /// Share of documents held out.
-    #[arg(long, default_value_t = 0.01)]
+    /// How documents become rows: running on in full rows, or one document a row.
+    #[arg(long, value_enum, default_value_t = Settings::default().packing)]
+    packing: Packing,
+    /// Share of the documents held out for measuring.
+    #[arg(long, default_value_t = Settings::default().held_out)]
     held_out: f64,
-    /// Seed of the split.
-    #[arg(long, default_value_t = 0)]
+    /// Seed of the held-out choice.
+    #[arg(long, default_value_t = Settings::default().seed)]
     seed: u64,
-    /// Field of .jsonl files that holds the text.
-    #[arg(long, default_value = "text")]
+    /// The text field of JSON lines.
+    #[arg(long, default_value_t = Settings::default().text_field)]
     text_field: String,
-    /// Build even where the directory is up to date.
+    /// Threads that tokenize; 0 for one per core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Build even if nothing changed.
     #[arg(long)]
     force: bool,
 }
@@ -67,12 +58,12 @@ pub struct Build {
 /// Arguments of `tcd corpus show`.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// Corpus directory.
+    /// The corpus folder.
     corpus: PathBuf,
-    /// Print the first rows of the training split as text.
+    /// Print this many rows of each part as text.
     #[arg(long, default_value_t = 0)]
     rows: usize,
-    /// Read every shard and hold it against its hash; exit code 2 where it differs.
+    /// Compare the shards with their hashes.
     #[arg(long)]
     verify: bool,
 }
@@ -81,96 +72,118 @@ impl Corpus {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
         match self {
-            Corpus::Build(build) => build.run(),
-            Corpus::Show(show) => show.run(),
+            Corpus::Build(c) => c.run(),
+            Corpus::Show(c) => c.run(),
         }
     }
 }
 
 impl Build {
     fn run(&self) -> Result<Outcome> {
-        let tokenizer = Tokenizer::load(&self.tokenizer).context("cannot load the tokenizer")?;
-        let settings = CorpusSettings {
-            sequence_length: self.sequence_length,
-            packing: match self.packing {
-                PackingArg::Full => Packing::Full,
-                PackingArg::Document => Packing::Document,
+        let tokenizer = Tokenizer::load(&self.tokenizer)?;
+        let options = build::Options {
+            inputs: self.inputs.clone(),
+            out: self.out.clone(),
+            settings: Settings {
+                sequence_length: self.sequence_length,
+                packing: self.packing,
+                held_out: self.held_out,
+                seed: self.seed,
+                text_field: self.text_field.clone(),
+                ..Settings::default()
             },
-            held_out: self.held_out,
-            seed: self.seed,
-            text_field: self.text_field.clone(),
+            threads: self.threads,
+            force: self.force,
         };
-        let progress = Progress::default();
-        let bar = ProgressBar::new(0);
-        bar.set_style(ProgressStyle::with_template(
-            "{spinner} tokenizing [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-        )?);
-        let start = Instant::now();
-        let built = std::thread::scope(|scope| {
-            let work = scope.spawn(|| {
-                corpus::build(
-                    &self.paths,
-                    &tokenizer,
-                    &settings,
-                    &self.out,
-                    self.force,
-                    &progress,
-                )
-            });
-            while !work.is_finished() {
-                bar.set_length(progress.total.load(Ordering::Relaxed));
-                bar.set_position(progress.done.load(Ordering::Relaxed));
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            work.join()
+        let bar = byte_bar();
+        let start = std::time::Instant::now();
+        let built = build(&options, &tokenizer, &mut |p| {
+            let (message, done, total) = match p {
+                Progress::Hash(done, total) => ("hashing", done, total),
+                Progress::Read(done, total) => ("tokenizing", done, total),
+            };
+            bar.set_message(message);
+            bar.set_length(total);
+            bar.set_position(done);
         });
         bar.finish_and_clear();
-        match built.map_err(|_| anyhow::anyhow!("the build stopped on an error in this program"))? {
-            Ok(Built::UpToDate(manifest)) => {
-                note(&format!("{}: up to date", self.out.display()));
-                describe(&manifest);
-            }
-            Ok(Built::Written(manifest)) => {
+        match built? {
+            Built::UpToDate(_) => note(&format!("up to date: `{}`", self.out.display())),
+            Built::Written(manifest) => {
                 let seconds = start.elapsed().as_secs_f64();
                 let tokens = manifest.train.tokens + manifest.held_out.tokens;
+                summary(&manifest).iter().for_each(|line| note(line));
                 note(&format!(
-                    "{}: written in {seconds:.1} s, {:.0} tokens/s",
-                    self.out.display(),
-                    tokens as f64 / seconds
+                    "written in {seconds:.1} s ({:.0} thousand tokens/s): `{}`",
+                    tokens as f64 / seconds / 1e3,
+                    self.out.display()
                 ));
-                describe(&manifest);
+                if manifest.held_out.rows == 0 && self.held_out > 0.0 {
+                    note(
+                        "warning: no document was held out: hint: raise `--held-out` or give more documents",
+                    );
+                }
             }
-            Err(error) => return Err(error.into()),
         }
         Ok(Outcome::Done)
-    }
-}
-
-fn describe(manifest: &Manifest) {
-    for (name, split) in [("train", &manifest.train), ("held out", &manifest.held_out)] {
-        let unknown = 100.0 * split.unknown as f64 / split.tokens.max(1) as f64;
-        note(&format!(
-            "  {name:9} {:>9} documents {:>12} tokens ({unknown:.3} % unknown) {:>9} rows of {}",
-            split.documents, split.tokens, split.rows, manifest.settings.sequence_length
-        ));
     }
 }
 
 impl Show {
     fn run(&self) -> Result<Outcome> {
         let corpus = corpus::Corpus::open(&self.corpus)?;
-        out(&serde_json::to_string_pretty(&corpus.manifest)?);
+        summary(corpus.manifest()).iter().for_each(|line| out(line));
         if self.verify {
             corpus.verify()?;
-            note("every shard has the hash that the manifest states");
+            out("shards: equal to their hashes");
         }
-        if self.rows > 0 {
-            let tokenizer = corpus.tokenizer()?;
-            let rows = corpus.split(Split::Train);
-            for i in 0..self.rows.min(rows.len()) {
-                out(&tokenizer.decode(&rows.row(i)));
+        if self.rows == 0 {
+            return Ok(Outcome::Done);
+        }
+        let tokenizer = corpus.tokenizer()?;
+        let mut row = Vec::new();
+        for split in [Split::Train, Split::HeldOut] {
+            let rows = corpus.split(split);
+            for index in 0..rows.len().min(self.rows) {
+                rows.row(index, &mut row)?;
+                out(&format!(
+                    "{} {index}: {}",
+                    split.name(),
+                    tokenizer.decode(&row)?
+                ));
             }
         }
         Ok(Outcome::Done)
     }
+}
+
+fn summary(manifest: &Manifest) -> Vec<String> {
+    let s = &manifest.settings;
+    let bytes: u64 = manifest.inputs.iter().map(|i| i.bytes).sum();
+    let part = |name: &str, p: &SplitInfo| {
+        let unknown = 100.0 * p.unknown_tokens as f64 / p.tokens.max(1) as f64;
+        format!(
+            "{name}: {} documents, {} tokens ({unknown:.3} % unknown), {} rows, {} files",
+            p.documents,
+            p.tokens,
+            p.rows,
+            p.shards.len()
+        )
+    };
+    vec![
+        format!("inputs: {} files, {bytes} bytes", manifest.inputs.len()),
+        format!(
+            "tokenizer: {} tokens, hash {}",
+            manifest.vocab_size, manifest.tokenizer_hash
+        ),
+        format!(
+            "rows: {} tokens, packing {}, held out {}, seed {}",
+            s.sequence_length,
+            format!("{:?}", s.packing).to_lowercase(),
+            s.held_out,
+            s.seed
+        ),
+        part("train", &manifest.train),
+        part("held out", &manifest.held_out),
+    ]
 }

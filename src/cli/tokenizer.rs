@@ -1,126 +1,146 @@
-//! `tcd tokenizer`: train a WordPiece vocabulary, or look at one.
+//! `tcd tokenizer`: train a WordPiece vocabulary, or look at a tokenizer.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Outcome, note, out};
-use crate::data::text::{self, Documents, TextError};
-use crate::data::tokenizer::Tokenizer as WordPiece;
+use crate::data::tokenizer::Tokenizer as Vocabulary;
+use crate::data::tokenizer::train::{self, Progress};
 
 /// Sub-commands of `tcd tokenizer`.
 #[derive(Debug, Subcommand)]
 pub enum Tokenizer {
-    /// Train a WordPiece vocabulary on text files or folders (plain, .gz, .zst; blank-line separated, or .jsonl).
+    /// Train a WordPiece vocabulary on text files or folders; writes `tokenizer.json` and `vocab.txt`.
     Train(Train),
-    /// Show how a tokenizer splits a text.
-    Encode(Encode),
+    /// Show size, special tokens and hash of a tokenizer, and how it cuts a text.
+    Show(Show),
 }
 
 /// Arguments of `tcd tokenizer train`.
 #[derive(Debug, Args)]
 pub struct Train {
-    /// Text files or folders.
+    /// Text files or folders (plain, .gz, .zst, .jsonl).
     #[arg(required = true)]
-    paths: Vec<PathBuf>,
-    /// Where to write the `tokenizer.json`.
-    #[arg(long, short)]
+    inputs: Vec<PathBuf>,
+    /// The folder to write.
+    #[arg(long)]
     out: PathBuf,
-    /// Tokens in the vocabulary, special ones included.
-    #[arg(long, default_value_t = 30522)]
+    /// Tokens wanted, special ones included.
+    #[arg(long, default_value_t = 30_522)]
     vocab_size: usize,
-    /// A piece must occur this often.
+    /// Merge pairs that occur at least this often.
     #[arg(long, default_value_t = 2)]
     min_frequency: u64,
-    /// Keep upper case (as `bert-base-cased` does).
+    /// Keep upper case and accents.
     #[arg(long)]
     cased: bool,
-    /// Field of .jsonl files that holds the text.
+    /// The text field of JSON lines.
     #[arg(long, default_value = "text")]
     text_field: String,
 }
 
-/// Arguments of `tcd tokenizer encode`.
+/// Arguments of `tcd tokenizer show`.
 #[derive(Debug, Args)]
-pub struct Encode {
-    /// `tokenizer.json`, `vocab.txt`, or a folder with either.
+pub struct Show {
+    /// A `tokenizer.json`, a `vocab.txt`, or a folder that holds one.
     tokenizer: PathBuf,
-    /// Text to split.
-    text: String,
+    /// A text to cut into tokens.
+    #[arg(long)]
+    text: Option<String>,
 }
 
 impl Tokenizer {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
         match self {
-            Tokenizer::Train(train) => train.run(),
-            Tokenizer::Encode(encode) => {
-                let tokenizer = WordPiece::load(&encode.tokenizer)?;
-                let ids = tokenizer.encode(&encode.text)?;
-                let ids: Vec<String> = ids
-                    .iter()
-                    .map(|id| format!("{id}:{}", tokenizer.piece(*id)))
-                    .collect();
-                out(&ids.join(" "));
-                Ok(Outcome::Done)
-            }
+            Tokenizer::Train(c) => c.run(),
+            Tokenizer::Show(c) => c.run(),
         }
     }
 }
 
 impl Train {
     fn run(&self) -> Result<Outcome> {
-        let files = text::files(&self.paths)?;
-        let failed: Mutex<Option<TextError>> = Mutex::new(None);
-        let spinner = ProgressBar::new_spinner()
-            .with_message(format!("training a vocabulary on {} file(s)", files.len()));
-        spinner.enable_steady_tick(Duration::from_millis(200));
-        // A text that cannot be read ends the stream; the error is looked at afterwards.
-        let texts = || {
-            files
-                .iter()
-                .flat_map(|path| {
-                    match Documents::open(path, &self.text_field, Default::default()) {
-                        Ok(documents) => Box::new(documents)
-                            as Box<dyn Iterator<Item = Result<String, TextError>> + Send>,
-                        Err(e) => Box::new(std::iter::once(Err(e))),
-                    }
-                })
-                .map_while(|document| match document {
-                    Ok(text) => Some(text),
-                    Err(e) => {
-                        if let Ok(mut failed) = failed.lock() {
-                            failed.get_or_insert(e);
-                        }
-                        None
-                    }
-                })
+        let options = train::Options {
+            vocab_size: self.vocab_size,
+            min_frequency: self.min_frequency,
+            lowercase: !self.cased,
+            text_field: self.text_field.clone(),
         };
-        let trained = WordPiece::train(texts, self.vocab_size, self.min_frequency, !self.cased);
-        spinner.finish_and_clear();
-        if let Some(error) = failed.into_inner().ok().flatten() {
-            return Err(error.into());
-        }
-        let tokenizer = trained?;
-        super::write_atomically(&self.out, tokenizer.to_json().as_bytes())
-            .context("cannot save the tokenizer")?;
+        let bar = byte_bar();
+        let mut merging = false;
+        let tokenizer = train::train(&self.inputs, &options, &mut |p| match p {
+            Progress::Read(done, total) => {
+                bar.set_length(total);
+                bar.set_position(done);
+            }
+            Progress::Merge(done, total) => {
+                if !std::mem::replace(&mut merging, true) {
+                    bar.reset();
+                    bar.set_length(total as u64);
+                    if let Ok(style) = ProgressStyle::with_template(
+                        "merging {wide_bar} {pos}/{len} tokens, {eta} left",
+                    ) {
+                        bar.set_style(style);
+                    }
+                }
+                bar.set_position(done as u64);
+            }
+        });
+        bar.finish_and_clear();
+        let tokenizer = tokenizer?;
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("cannot write `{}`", self.out.display()))?;
+        tokenizer.save_vocab(&self.out.join("vocab.txt"))?;
+        tokenizer.save(&self.out.join("tokenizer.json"))?;
         note(&format!(
-            "{}: {} tokens, hash {:.12}",
-            self.out.display(),
+            "{} tokens written: `{}`",
             tokenizer.vocab_size(),
-            tokenizer.hash()
+            self.out.display()
         ));
         if tokenizer.vocab_size() < self.vocab_size {
             note(&format!(
-                "note: the text yields {} tokens, fewer than the {} asked for",
-                tokenizer.vocab_size(),
-                self.vocab_size
+                "the text has no more pairs that occur {} times",
+                self.min_frequency
             ));
         }
         Ok(Outcome::Done)
     }
+}
+
+impl Show {
+    fn run(&self) -> Result<Outcome> {
+        let t = Vocabulary::load(&self.tokenizer)?;
+        let s = t.special();
+        out(&format!("file: {}", t.path().display()));
+        out(&format!("tokens: {}", t.vocab_size()));
+        out(&format!(
+            "special: pad {}, unk {}, cls {}, sep {}, mask {}",
+            s.pad, s.unk, s.cls, s.sep, s.mask
+        ));
+        out(&format!("hash: {}", t.hash()));
+        if let Some(text) = &self.text {
+            let tokens: Vec<_> = t
+                .encode(text)?
+                .iter()
+                .map(|&id| t.token(id).unwrap_or_default())
+                .collect();
+            out(&format!("text: {}", tokens.join(" ")));
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// A bar over bytes, with rate and time left.
+pub(super) fn byte_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let template = "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message("reading");
+    bar
 }

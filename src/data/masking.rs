@@ -1,26 +1,29 @@
-//! Masked-LM masking (Devlin et al. 2019, section 3.1): 15 % of the tokens are predicted; of these 80 % become `[MASK]`, 10 %
-//! another token, 10 % stay.
+//! Masking for masked language modelling (Devlin et al. 2019, section 3.1 and appendix A.1).
 //!
-//! The number of predictions of a row is `max(1, round(p n))` for `n` tokens that may be masked, as in the original BERT code,
-//! not a coin toss for each token: every batch predicts the same share. Special tokens, padding and `[UNK]` (nothing can be
-//! learned from predicting it) are never chosen and never put in.
+//! Of a row's eligible tokens (all but `[CLS]`, `[SEP]`, `[PAD]` and `[MASK]`; `[UNK]` is eligible, as in BERT) the share
+//! `probability` is selected: exactly `max(1, round(p n))` of `n`, as BERT's own data code counts, which varies less than a
+//! coin per token. A selected token becomes `[MASK]` with `mask_share`, a random ordinary token with `random_share`, and
+//! stays as it is otherwise. With `whole_word`, words are selected instead (a token and the `##` pieces after it) as long as
+//! they fit into that count, so a few tokens fewer may be selected; a row where no word fits gets its shortest one.
+//!
+//! Nothing is stored: the caller gives a generator made of (seed, epoch, row).
 
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use super::tokenizer::{SpecialTokens, Tokenizer};
+use super::tokenizer::Tokenizer;
 
-/// How rows are masked.
+/// How tokens are masked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct MaskingConfig {
-    /// Share of tokens to predict, in (0, 1). Default 0.15.
+    /// Share of the eligible tokens that are predicted, in (0, 1]. Default 0.15.
     pub probability: f64,
-    /// Share of these replaced by `[MASK]`. Default 0.8.
+    /// Share of the predicted tokens shown as `[MASK]`, in [0, 1]. Default 0.8.
     pub mask_share: f64,
-    /// Share of these replaced by a random token; the rest stay. Default 0.1.
+    /// Share of the predicted tokens shown as a random token, in [0, 1 - mask_share]. Default 0.1.
     pub random_share: f64,
-    /// Mask all pieces of a word together. Default false.
+    /// Select whole words rather than pieces. Default false.
     pub whole_word: bool,
 }
 
@@ -36,116 +39,170 @@ impl Default for MaskingConfig {
 }
 
 impl MaskingConfig {
-    /// What does not hold, one line each.
-    pub fn violations(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if !(self.probability > 0.0 && self.probability < 1.0) {
-            lines.push(format!(
-                "`masking.probability` must lie in (0, 1): {}",
-                self.probability
-            ));
-        }
-        let shares = self.mask_share + self.random_share;
-        if !(self.mask_share >= 0.0 && self.random_share >= 0.0 && shares <= 1.0) {
-            lines.push(format!(
-                "`masking.mask_share` and `masking.random_share` must be at least 0 and at most 1 together: {} and {}",
-                self.mask_share, self.random_share
-            ));
-        }
-        lines
+    /// All that is wrong with the values; empty when they can be used.
+    pub fn validate(&self) -> Vec<String> {
+        let mut violations = Vec::new();
+        let mut must = |holds: bool, what: &str, got: f64| {
+            if !holds {
+                violations.push(format!("{what}: {got}"));
+            }
+        };
+        let p = self.probability;
+        must(p > 0.0 && p <= 1.0, "`probability` must be in (0, 1]", p);
+        must(
+            (0.0..=1.0).contains(&self.mask_share),
+            "`mask_share` must be in [0, 1]",
+            self.mask_share,
+        );
+        must(
+            (0.0..=1.0).contains(&self.random_share),
+            "`random_share` must be in [0, 1]",
+            self.random_share,
+        );
+        // 0.9 + 0.1 is a little more than 1 in some orders of addition.
+        let sum = self.mask_share + self.random_share;
+        must(
+            sum <= 1.0 + 1e-9,
+            "`mask_share` and `random_share` must sum to at most 1",
+            sum,
+        );
+        violations
     }
 }
 
 /// A masked row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaskedRow {
-    /// What the model reads.
+    /// The row as the model sees it.
     pub input: Vec<u32>,
-    /// Positions to predict, ascending.
+    /// The selected positions, ascending.
     pub positions: Vec<u32>,
-    /// The true token at each.
+    /// The true tokens at those positions.
     pub labels: Vec<u32>,
 }
 
-/// Masks rows.
+/// Masks rows of one vocabulary.
 #[derive(Clone, Debug)]
 pub struct Masker {
     config: MaskingConfig,
-    special: SpecialTokens,
-    /// Ids a random replacement is drawn from.
-    ordinary: Vec<u32>,
+    mask: u32,
+    pad: u32,
+    /// By id: never selected.
+    fixed: Vec<bool>,
+    /// By id: goes on with a word.
     continuation: Vec<bool>,
+    /// The ids a random replacement is drawn from: all but the special tokens.
+    ordinary: Vec<u32>,
 }
 
 impl Masker {
-    /// A masker for the vocabulary of `tokenizer`.
-    pub fn new(config: &MaskingConfig, tokenizer: &Tokenizer) -> Self {
+    /// A masker for the tokenizer's vocabulary. `config` must have passed [`MaskingConfig::validate`].
+    pub fn new(config: &MaskingConfig, tokenizer: &Tokenizer) -> Masker {
         let special = tokenizer.special();
-        let size = tokenizer.vocab_size() as u32;
+        let ids = 0..tokenizer.vocab_size() as u32;
+        let fixed = |id: &u32| [special.pad, special.cls, special.sep, special.mask].contains(id);
         Masker {
             config: config.clone(),
-            special,
-            ordinary: (0..size).filter(|id| !special.contains(*id)).collect(),
-            continuation: (0..size).map(|id| tokenizer.continues(id)).collect(),
+            mask: special.mask,
+            pad: special.pad,
+            fixed: ids.clone().map(|id| fixed(&id)).collect(),
+            continuation: ids.clone().map(|id| tokenizer.continuation(id)).collect(),
+            ordinary: ids.filter(|id| !special.ids().contains(id)).collect(),
         }
     }
 
-    /// Masks one row. A row without any token that may be masked has no positions.
+    /// The id that fills rows.
+    pub fn pad(&self) -> u32 {
+        self.pad
+    }
+
+    /// Masks one row. A row without eligible tokens comes back as it is.
     pub fn mask(&self, row: &[u32], rng: &mut impl Rng) -> MaskedRow {
-        // Units that are masked together: a token, or a word.
-        let mut units: Vec<(u32, u32)> = Vec::with_capacity(row.len());
-        let mut eligible = 0usize;
-        for (i, id) in row.iter().enumerate() {
-            if self.special.contains(*id) {
-                continue;
-            }
-            eligible += 1;
-            let i = i as u32;
-            let continues = self.config.whole_word
-                && self
-                    .continuation
-                    .get(*id as usize)
-                    .copied()
-                    .unwrap_or(false);
-            match units.last_mut() {
-                Some((_, end)) if continues && *end == i => *end = i + 1,
-                _ => units.push((i, i + 1)),
-            }
-        }
+        let eligible = |&i: &u32| {
+            !self
+                .fixed
+                .get(row[i as usize] as usize)
+                .copied()
+                .unwrap_or(true)
+        };
+        let mut candidates: Vec<u32> = (0..row.len() as u32).filter(eligible).collect();
         let mut masked = MaskedRow {
             input: row.to_vec(),
             ..MaskedRow::default()
         };
-        if eligible == 0 {
+        if candidates.is_empty() {
             return masked;
         }
-        let wanted = ((self.config.probability * eligible as f64).round() as usize).max(1);
-        // Units in random order until there are enough tokens; a word that would go beyond is passed over, the first is not.
-        for k in 0..units.len() {
-            let j = rng.random_range(k..units.len());
-            units.swap(k, j);
-            let (start, end) = units[k];
-            let count = masked.positions.len();
-            if count + (end - start) as usize > wanted && count > 0 {
-                continue;
-            }
-            masked.positions.extend(start..end);
-            if masked.positions.len() >= wanted {
-                break;
-            }
+        let wanted = (self.config.probability * candidates.len() as f64).round() as usize;
+        let wanted = wanted.clamp(1, candidates.len());
+        if self.config.whole_word {
+            masked.positions = self.select_words(row, &candidates, wanted, rng);
+        } else {
+            shuffle_front(&mut candidates, wanted, rng);
+            candidates.truncate(wanted);
+            masked.positions = candidates;
         }
         masked.positions.sort_unstable();
-        for position in &masked.positions {
-            let token = &mut masked.input[*position as usize];
+        for &position in &masked.positions {
+            let token = &mut masked.input[position as usize];
             masked.labels.push(*token);
-            let draw: f64 = rng.random();
-            if draw < self.config.mask_share {
-                *token = self.special.mask;
-            } else if draw < self.config.mask_share + self.config.random_share {
+            let u: f64 = rng.random();
+            if u < self.config.mask_share {
+                *token = self.mask;
+            } else if u < self.config.mask_share + self.config.random_share
+                && !self.ordinary.is_empty()
+            {
                 *token = self.ordinary[rng.random_range(0..self.ordinary.len())];
             }
         }
         masked
+    }
+
+    /// Positions of whole words, at most `wanted` where any word is that short.
+    fn select_words(
+        &self,
+        row: &[u32],
+        candidates: &[u32],
+        wanted: usize,
+        rng: &mut impl Rng,
+    ) -> Vec<u32> {
+        let mut words: Vec<(u32, u32)> = Vec::new();
+        for &i in candidates {
+            let goes_on = self
+                .continuation
+                .get(row[i as usize] as usize)
+                .copied()
+                .unwrap_or(false);
+            match words.last_mut() {
+                Some((_, end)) if *end == i && goes_on => *end += 1,
+                _ => words.push((i, i + 1)),
+            }
+        }
+        let n = words.len();
+        shuffle_front(&mut words, n, rng);
+        let mut positions = Vec::with_capacity(wanted);
+        for &(start, end) in &words {
+            if positions.len() == wanted {
+                break;
+            }
+            if positions.len() + (end - start) as usize <= wanted {
+                positions.extend(start..end);
+            }
+        }
+        if positions.is_empty()
+            && let Some(&(start, end)) = words.iter().min_by_key(|(start, end)| end - start)
+        {
+            positions.extend(start..end);
+        }
+        positions
+    }
+}
+
+/// Fisher-Yates on the first `n` places: they become a uniform draw without replacement.
+pub(super) fn shuffle_front<T>(items: &mut [T], n: usize, rng: &mut impl Rng) {
+    let len = items.len();
+    for i in 0..n.min(len.saturating_sub(1)) {
+        items.swap(i, rng.random_range(i..len));
     }
 }
 
@@ -153,93 +210,191 @@ impl Masker {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::data::tokenizer::Tokenizer;
     use crate::seed::{Stream, rng};
 
+    /// 5 special tokens, 195 ordinary ones, of which every fourth goes on with a word.
     fn tokenizer() -> Tokenizer {
-        let text = "walking talking walked talked walker talker walks talks";
-        Tokenizer::train(|| (0..20).map(|_| text.to_string()), 48, 1, true).unwrap()
+        let mut vocab = String::from("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n");
+        (5..200).for_each(|i| {
+            vocab += &if i % 4 == 0 {
+                format!("##w{i}\n")
+            } else {
+                format!("w{i}\n")
+            }
+        });
+        Tokenizer::from_vocab(&vocab, std::path::Path::new("v")).unwrap()
     }
 
-    fn row(t: &Tokenizer, n: u32) -> Vec<u32> {
-        let s = t.special();
-        let mut row = vec![s.cls];
-        row.extend((0..n).map(|i| 5 + i * 7 % (t.vocab_size() as u32 - 5)));
-        row.extend([s.unk, s.sep, s.pad, s.pad]);
+    fn random_row(index: u64, length: usize) -> Vec<u32> {
+        let mut rng = rng(9, Stream::Data, &[index]);
+        let mut row = vec![2];
+        row.extend((0..length).map(|i| {
+            if i % 17 == 16 {
+                3
+            } else {
+                rng.random_range(5..200)
+            }
+        }));
+        row.extend([1, 3, 0, 0, 0]);
         row
     }
 
     #[test]
-    fn rates_are_the_stated_ones_and_specials_stay() {
-        let t = tokenizer();
-        let masker = Masker::new(&MaskingConfig::default(), &t);
-        let row = row(&t, 100);
-        let (mut masks, mut same, mut total) = (0f64, 0f64, 0f64);
-        for i in 0..4000 {
-            let m = masker.mask(&row, &mut rng(1, Stream::Mask, &[i]));
-            assert_eq!(m.positions.len(), 15);
-            for (p, label) in m.positions.iter().zip(&m.labels) {
-                let (old, new) = (row[*p as usize], m.input[*p as usize]);
-                assert_eq!(old, *label);
-                assert!(!t.special().contains(old));
-                assert!(new == t.special().mask || !t.special().contains(new));
-                masks += f64::from(new == t.special().mask);
-                same += f64::from(new == old);
-                total += 1.0;
+    fn counts_and_shares_are_as_set() {
+        let masker = Masker::new(&MaskingConfig::default(), &tokenizer());
+        let (mut selected, mut masks, mut same, mut other) = (0u64, 0u64, 0u64, 0u64);
+        let mut unknown_selected = 0;
+        for r in 0..3000 {
+            let row = random_row(r, 100);
+            let m = masker.mask(&row, &mut rng(1, Stream::Mask, &[0, r]));
+            // 100 tokens, 5 of them separators, and one [UNK]: 96 eligible, 14.4 expected.
+            assert_eq!(m.positions.len(), 14);
+            assert!(m.positions.is_sorted_by(|a, b| a < b));
+            for (&p, &label) in m.positions.iter().zip(&m.labels) {
+                let (before, after) = (row[p as usize], m.input[p as usize]);
+                assert_eq!(before, label);
+                assert!(
+                    ![0, 2, 3, 4].contains(&before),
+                    "special token {before} selected"
+                );
+                unknown_selected += u64::from(before == 1);
+                assert!(
+                    after == 4 || after == before || after > 4,
+                    "replaced by special token {after}"
+                );
+                selected += 1;
+                match after {
+                    4 => masks += 1,
+                    x if x == before => same += 1,
+                    _ => other += 1,
+                }
             }
-            let changed = row
-                .iter()
-                .zip(&m.input)
-                .enumerate()
-                .filter(|(_, (a, b))| a != b);
-            for (i, _) in changed {
-                assert!(m.positions.contains(&(i as u32)));
-            }
+            let unselected = (0..row.len()).filter(|i| !m.positions.contains(&(*i as u32)));
+            assert!(unselected.into_iter().all(|i| m.input[i] == row[i]));
         }
-        let near =
-            |count: f64, p: f64| (count - total * p).abs() < 5.0 * (total * p * (1.0 - p)).sqrt();
-        assert!(near(masks, 0.8), "{}", masks / total);
-        // A random token is the old one once in a vocabulary of ordinary tokens.
-        assert!(
-            near(same, 0.1 + 0.1 / (t.vocab_size() - 5) as f64),
-            "{}",
-            same / total
-        );
+        assert_eq!(selected, 42_000);
+        // Binomial standard deviations at n = 42000: 82 for 0.8, 61 for 0.1; bounds are five of them. A random token is the
+        // same as before once in 195 times, which moves 22 from `other` to `same`.
+        assert!(masks.abs_diff(33_600) < 410, "{masks}");
+        assert!(same.abs_diff(4_222) < 310, "{same}");
+        assert!(other.abs_diff(4_178) < 310, "{other}");
+        // One eligible token in 96, 14 selected of each row: 437.5 expected, standard deviation 19.3.
+        assert!(unknown_selected.abs_diff(437) < 97, "{unknown_selected}");
     }
 
     #[test]
-    fn whole_words_are_masked_together() {
+    fn every_eligible_position_is_selected_equally_often() {
+        let masker = Masker::new(&MaskingConfig::default(), &tokenizer());
+        let row = random_row(0, 40);
+        let mut hits = vec![0u64; row.len()];
+        for r in 0..8000 {
+            masker
+                .mask(&row, &mut rng(2, Stream::Mask, &[r]))
+                .positions
+                .iter()
+                .for_each(|&p| hits[p as usize] += 1);
+        }
+        // 39 eligible tokens, round(5.85) = 6 selected: p = 6/39, 1230.8 expected, standard deviation 32.3, five of them.
+        for (i, (&id, &n)) in row.iter().zip(&hits).enumerate() {
+            let expected = if [0, 2, 3].contains(&id) {
+                0..1
+            } else {
+                1069..1393
+            };
+            assert!(expected.contains(&n), "position {i} token {id}: {n}");
+        }
+    }
+
+    #[test]
+    fn whole_words_are_selected_whole() {
         let t = tokenizer();
         let masker = Masker::new(
             &MaskingConfig {
                 whole_word: true,
-                probability: 0.3,
                 ..MaskingConfig::default()
             },
             &t,
         );
-        let row = row(&t, 60);
-        assert!(row.iter().any(|id| t.continues(*id)));
-        for i in 0..500 {
-            let m = masker.mask(&row, &mut rng(1, Stream::Mask, &[i]));
-            for (k, id) in row.iter().enumerate().skip(2) {
-                if t.continues(*id) && !t.special().contains(row[k - 1]) {
+        let mut total = 0;
+        for r in 0..2000 {
+            let row = random_row(r, 100);
+            let m = masker.mask(&row, &mut rng(1, Stream::Mask, &[0, r]));
+            assert!((1..=14).contains(&m.positions.len()));
+            total += m.positions.len();
+            for i in 1..row.len() as u32 {
+                let bound = t.continuation(row[i as usize])
+                    && row[i as usize - 1] != 3
+                    && row[i as usize - 1] != 2;
+                if bound {
                     assert_eq!(
-                        m.positions.contains(&(k as u32)),
-                        m.positions.contains(&(k as u32 - 1)),
-                        "row {i}, token {k}"
+                        m.positions.contains(&i),
+                        m.positions.contains(&(i - 1)),
+                        "row {r} position {i}"
                     );
                 }
             }
         }
+        assert!(total > 2000 * 27 / 2, "{total} of 28000 wanted");
+        // One word of three pieces: no word fits a single token, so the word is taken.
+        let m = masker.mask(&[2, 5, 8, 12, 3], &mut rng(0, Stream::Mask, &[]));
+        assert_eq!(m.positions, [1, 2, 3]);
     }
 
     #[test]
-    fn a_row_of_specials_has_nothing_to_predict() {
+    fn edge_rows_and_extreme_shares() {
         let t = tokenizer();
-        let s = t.special();
-        let m = Masker::new(&MaskingConfig::default(), &t)
-            .mask(&[s.cls, s.sep, s.pad], &mut rng(1, Stream::Mask, &[]));
-        assert!(m.positions.is_empty());
-        assert_eq!(m.input, [s.cls, s.sep, s.pad]);
+        let masker = Masker::new(&MaskingConfig::default(), &t);
+        let m = masker.mask(&[2, 3, 0, 0], &mut rng(0, Stream::Mask, &[]));
+        assert_eq!((m.input, m.positions.len()), (vec![2, 3, 0, 0], 0));
+        assert_eq!(
+            masker
+                .mask(&[2, 9, 3], &mut rng(0, Stream::Mask, &[]))
+                .positions,
+            [1]
+        );
+        let all = MaskingConfig {
+            probability: 1.0,
+            mask_share: 1.0,
+            random_share: 0.0,
+            whole_word: false,
+        };
+        let row = random_row(3, 50);
+        let m = Masker::new(&all, &t).mask(&row, &mut rng(0, Stream::Mask, &[]));
+        assert!(
+            m.input
+                .iter()
+                .zip(&row)
+                .all(|(&a, &b)| if [0, 2, 3].contains(&b) {
+                    a == b
+                } else {
+                    a == 4
+                })
+        );
+    }
+
+    #[test]
+    fn impossible_settings_are_all_reported() {
+        assert!(MaskingConfig::default().validate().is_empty());
+        let edge = MaskingConfig {
+            probability: 1.0,
+            mask_share: 0.7,
+            random_share: 0.3,
+            whole_word: true,
+        };
+        assert!(edge.validate().is_empty());
+        let bad = MaskingConfig {
+            probability: f64::NAN,
+            mask_share: 0.9,
+            random_share: 0.2,
+            whole_word: false,
+        };
+        let text = bad.validate().join("\n");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(
+            text.contains("`probability`") && text.contains("sum to at most 1"),
+            "{text}"
+        );
+        assert!(serde_json::from_str::<MaskingConfig>("{\"probabilty\": 0.2}").is_err());
     }
 }

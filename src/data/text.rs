@@ -1,229 +1,279 @@
-//! Documents from text files.
+//! Documents out of text files: plain, `.gz`, `.zst`, and JSON lines.
 //!
-//! Files or folders (searched in name order), plain, `.gz` or `.zst`; documents are separated by blank lines, or are the text
-//! field of each JSONL object. One document is in memory at a time. Text that is not UTF-8 is an error with file, line and byte.
+//! A plain file holds documents separated by blank lines; a `.jsonl` (or `.ndjson`) file holds one JSON object a line,
+//! whose text field is the document. Everything is read as a stream, so memory does not grow with the files. A byte order
+//! mark is dropped, `\r\n` counts as a line end, and bytes that are not UTF-8 are an error that names the place.
+//!
+//! A plain document longer than [`MAX_DOCUMENT_BYTES`] is cut at a line end into several: this bounds memory for files
+//! without blank lines.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::Value;
 use thiserror::Error;
 
-/// Why text could not be read.
+mod compressed;
+
+/// A plain document is cut at the first line end after this many bytes.
+pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
+
+/// A line longer than this is refused: such a file is not text, or lacks its line ends.
+pub const MAX_LINE_BYTES: u64 = 256 << 20;
+
+/// What can be wrong with input text. Line numbers count from 1, byte offsets from 0, both in the decompressed text.
 #[derive(Debug, Error)]
 pub enum TextError {
-    /// The system refused.
+    /// The path cannot be opened or read.
     #[error("cannot read `{}`", path.display())]
     Io {
-        /// File.
+        /// The file or folder.
         path: PathBuf,
-        /// The system's own words.
+        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Bytes that are not UTF-8.
-    #[error("`{}` is not UTF-8: line {line}, byte {byte} of the line; hint: convert the file, for example with `iconv -f latin1 -t utf-8`", path.display())]
-    NotUtf8 {
-        /// File.
-        path: PathBuf,
-        /// Line, from 1.
-        line: u64,
-        /// Byte in the line, from 0.
-        byte: usize,
+    /// No path given holds a file.
+    #[error("no text files in {paths}: hint: give files, or folders that hold files")]
+    NoFiles {
+        /// The paths looked at.
+        paths: String,
     },
-    /// A JSONL line that holds no document.
-    #[error("`{}`, line {line}: {problem}; hint: each line must be an object with a string field `{field}` (`--text-field`)", path.display())]
-    Json {
-        /// File.
+    /// Bytes that are not UTF-8.
+    #[error(
+        "not UTF-8 in `{}`: line {line}, byte offset {offset}: hint: convert the file, for example with `iconv -t UTF-8`",
+        path.display()
+    )]
+    NotUtf8 {
+        /// The file.
         path: PathBuf,
-        /// Line, from 1.
+        /// The line of the first bad byte.
         line: u64,
-        /// What is wrong with it.
-        problem: String,
-        /// Field that was looked for.
+        /// The offset of the first bad byte.
+        offset: u64,
+    },
+    /// A line too long to be text.
+    #[error("line too long in `{}`: line {line} has more than {MAX_LINE_BYTES} bytes: hint: is this a text file?", path.display())]
+    LineTooLong {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: u64,
+    },
+    /// A line of a JSON lines file that is not JSON.
+    #[error("malformed JSON in `{}`: line {line}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: u64,
+        /// What the parser says.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A JSON line without the text field.
+    #[error("no text in `{}`: line {line} has no string field `{field}`: hint: name the field with `--text-field`", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: u64,
+        /// The field looked for.
         field: String,
     },
-    /// A folder without any file.
-    #[error("`{}` holds no file", path.display())]
-    Empty {
-        /// Folder.
-        path: PathBuf,
-    },
 }
 
-/// Every file under `paths`: files as named, folders searched, in name order.
-pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, TextError> {
-    let mut found = Vec::new();
+/// A file found by [`find`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextFile {
+    /// The path, as given or below a folder given.
+    pub path: PathBuf,
+    /// Its size on disk in bytes.
+    pub bytes: u64,
+}
+
+/// The text files among `paths`: files as they are, folders searched to any depth in order of path. Names that begin with a
+/// dot are passed over inside folders, links to folders too (they may form a ring); a path met twice is taken once.
+pub fn find(paths: &[PathBuf]) -> Result<Vec<TextFile>, TextError> {
+    let mut files = Vec::new();
     for path in paths {
-        let before = found.len();
-        collect(path, &mut found)?;
-        if found.len() == before {
-            return Err(TextError::Empty { path: path.clone() });
+        let meta = std::fs::metadata(path).map_err(|e| io_error(path, e))?;
+        if meta.is_dir() {
+            walk(path, &mut files)?
+        } else {
+            files.push(TextFile {
+                path: path.clone(),
+                bytes: meta.len(),
+            })
         }
     }
-    Ok(found)
+    let mut seen = std::collections::HashSet::new();
+    files.retain(|f| seen.insert(f.path.clone()));
+    if files.is_empty() {
+        let names: Vec<_> = paths.iter().map(|p| format!("`{}`", p.display())).collect();
+        return Err(TextError::NoFiles {
+            paths: names.join(", "),
+        });
+    }
+    Ok(files)
 }
 
-fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<(), TextError> {
-    let io = |source| TextError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
-    if !fs::metadata(path).map_err(io)?.is_dir() {
-        found.push(path.to_path_buf());
-        return Ok(());
-    }
-    let mut children = fs::read_dir(path)
-        .map_err(io)?
-        .map(|e| e.map(|e| e.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(io)?;
-    children.sort();
-    for child in children {
-        let hidden = child
+fn walk(folder: &Path, files: &mut Vec<TextFile>) -> Result<(), TextError> {
+    let mut entries = std::fs::read_dir(folder)
+        .and_then(|entries| {
+            entries
+                .map(|e| e.map(|e| e.path()))
+                .collect::<io::Result<Vec<_>>>()
+        })
+        .map_err(|e| io_error(folder, e))?;
+    entries.sort();
+    for path in entries {
+        if path
             .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if !hidden {
-            collect(&child, found)?;
+            .is_some_and(|n| n.as_encoded_bytes().starts_with(b"."))
+        {
+            continue;
+        }
+        let link = path.is_symlink();
+        let meta = std::fs::metadata(&path).map_err(|e| io_error(&path, e))?;
+        if meta.is_dir() && !link {
+            walk(&path, files)?;
+        } else if meta.is_file() {
+            files.push(TextFile {
+                path,
+                bytes: meta.len(),
+            });
         }
     }
     Ok(())
 }
 
-/// Counts the bytes that were read of a file, compressed as it is, for progress.
-struct Counted<R> {
-    inner: R,
-    count: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.count.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
+fn io_error(path: &Path, source: io::Error) -> TextError {
+    TextError::Io {
+        path: path.to_owned(),
+        source,
     }
 }
 
-/// The documents of one file, in order.
+/// The documents of one file, in order. Ends after the first error.
 pub struct Documents {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,
-    json_field: Option<String>,
+    field: Option<String>,
     line: u64,
-    done: bool,
+    offset: u64,
+    buffer: Vec<u8>,
+    finished: bool,
 }
 
 impl Documents {
-    /// Opens a file; `.jsonl` (also compressed) is read as JSONL with the text in `text_field`. Bytes read are added to
-    /// `progress`.
+    /// Opens `path`. `text_field` is the field read from JSON lines. `read` grows by the bytes taken from the disk, for
+    /// progress.
     pub fn open(
         path: &Path,
         text_field: &str,
-        progress: Arc<AtomicU64>,
-    ) -> Result<Self, TextError> {
-        let io = |source| TextError::Io {
-            path: path.to_path_buf(),
-            source,
-        };
-        let file = Counted {
-            inner: File::open(path).map_err(io)?,
-            count: progress,
-        };
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().to_lowercase())
-            .unwrap_or_default();
-        let (inner, reader): (&str, Box<dyn BufRead + Send>) =
-            if let Some(inner) = name.strip_suffix(".gz") {
-                (
-                    inner,
-                    Box::new(BufReader::with_capacity(
-                        1 << 18,
-                        flate2::read::MultiGzDecoder::new(file),
-                    )),
-                )
-            } else if let Some(inner) = name.strip_suffix(".zst") {
-                let decoder = ruzstd::decoding::StreamingDecoder::new(file)
-                    .map_err(|e| io(io::Error::other(e)))?;
-                (inner, Box::new(BufReader::with_capacity(1 << 18, decoder)))
-            } else {
-                (
-                    name.as_str(),
-                    Box::new(BufReader::with_capacity(1 << 18, file)),
-                )
-            };
-        let json_field = inner.ends_with(".jsonl").then(|| text_field.to_string());
+        read: Arc<AtomicU64>,
+    ) -> Result<Documents, TextError> {
+        let file = std::fs::File::open(path).map_err(|e| io_error(path, e))?;
+        let reader = compressed::open(path, Counted { inner: file, read });
+        let plain_name = compressed::plain_name(path);
+        let json = [".jsonl", ".ndjson"]
+            .iter()
+            .any(|end| plain_name.ends_with(end));
         Ok(Documents {
-            path: path.to_path_buf(),
+            path: path.to_owned(),
             reader,
-            json_field,
+            field: json.then(|| text_field.to_owned()),
             line: 0,
-            done: false,
+            offset: 0,
+            buffer: Vec::new(),
+            finished: false,
         })
     }
 
     /// The next line without its end, or `None` at the end of the file.
-    fn read_line(&mut self) -> Result<Option<String>, TextError> {
-        let mut bytes = Vec::new();
-        let n = self
-            .reader
-            .read_until(b'\n', &mut bytes)
-            .map_err(|source| TextError::Io {
-                path: self.path.clone(),
-                source,
-            })?;
-        if n == 0 {
+    fn next_line(&mut self) -> Result<Option<&str>, TextError> {
+        self.buffer.clear();
+        let path = &self.path;
+        let start = self.offset;
+        let read = (&mut self.reader)
+            .take(MAX_LINE_BYTES + 1)
+            .read_until(b'\n', &mut self.buffer)
+            .map_err(|e| io_error(path, e))?;
+        if read == 0 {
             return Ok(None);
         }
         self.line += 1;
-        while bytes.last().is_some_and(|b| *b == b'\n' || *b == b'\r') {
-            bytes.pop();
-        }
-        if self.line == 1 && bytes.starts_with(b"\xEF\xBB\xBF") {
-            bytes.drain(..3);
-        }
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) => Err(TextError::NotUtf8 {
-                path: self.path.clone(),
+        self.offset += read as u64;
+        if read as u64 > MAX_LINE_BYTES {
+            return Err(TextError::LineTooLong {
+                path: path.clone(),
                 line: self.line,
-                byte: e.utf8_error().valid_up_to(),
-            }),
+            });
         }
+        let text = std::str::from_utf8(&self.buffer).map_err(|e| TextError::NotUtf8 {
+            path: path.clone(),
+            line: self.line,
+            offset: start + e.valid_up_to() as u64,
+        })?;
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        Ok(Some(if self.line == 1 {
+            text.strip_prefix('\u{feff}').unwrap_or(text)
+        } else {
+            text
+        }))
     }
 
-    fn read_document(&mut self) -> Result<Option<String>, TextError> {
+    fn next_plain(&mut self) -> Result<Option<String>, TextError> {
         let mut document = String::new();
-        while let Some(line) = self.read_line()? {
-            if let Some(field) = &self.json_field {
-                if line.trim().is_empty() {
-                    continue;
-                }
-                let wrong = |problem: String| TextError::Json {
-                    path: self.path.clone(),
-                    line: self.line,
-                    problem,
-                    field: field.clone(),
-                };
-                let value: Value =
-                    serde_json::from_str(&line).map_err(|e| wrong(format!("not JSON ({e})")))?;
-                return match value.get(field) {
-                    Some(Value::String(text)) => Ok(Some(text.clone())),
-                    Some(_) => Err(wrong(format!("field `{field}` is not a string"))),
-                    None => Err(wrong(format!("no field `{field}`"))),
-                };
+        while let Some(line) = self.next_line()? {
+            let blank = line.trim().is_empty();
+            if blank && document.is_empty() {
+                continue;
             }
-            if !line.trim().is_empty() {
-                document.push_str(&line);
+            if blank {
+                return Ok(Some(document));
+            }
+            if !document.is_empty() {
                 document.push('\n');
-            } else if !document.is_empty() {
+            }
+            document.push_str(line);
+            if document.len() >= MAX_DOCUMENT_BYTES {
                 return Ok(Some(document));
             }
         }
         Ok((!document.is_empty()).then_some(document))
+    }
+
+    fn next_json(&mut self, field: &str) -> Result<Option<String>, TextError> {
+        loop {
+            let Some(line) = self.next_line()? else {
+                return Ok(None);
+            };
+            if line.trim().is_empty() {
+                continue;
+            }
+            let parsed = serde_json::from_str::<serde_json::Value>(line);
+            let (path, line) = (self.path.clone(), self.line);
+            let mut value = parsed.map_err(|source| TextError::Json {
+                path: path.clone(),
+                line,
+                source,
+            })?;
+            match value.get_mut(field).map(serde_json::Value::take) {
+                Some(serde_json::Value::String(text)) if text.trim().is_empty() => continue,
+                Some(serde_json::Value::String(text)) => return Ok(Some(text)),
+                _ => {
+                    return Err(TextError::Field {
+                        path,
+                        line,
+                        field: field.to_owned(),
+                    });
+                }
+            }
+        }
     }
 }
 
@@ -231,82 +281,156 @@ impl Iterator for Documents {
     type Item = Result<String, TextError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
+        if self.finished {
             return None;
         }
-        let document = self.read_document().transpose();
-        self.done = !matches!(document, Some(Ok(_)));
-        document
+        let field = self.field.take();
+        let next = match &field {
+            Some(name) => self.next_json(name),
+            None => self.next_plain(),
+        };
+        self.field = field;
+        self.finished = !matches!(next, Ok(Some(_)));
+        next.transpose()
+    }
+}
+
+/// Counts bytes as they are read.
+struct Counted {
+    inner: std::fs::File,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.read.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::*;
     use std::io::Write;
 
-    use super::*;
+    fn read(name: &str, bytes: &[u8]) -> Result<Vec<String>, TextError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let read = Arc::new(AtomicU64::new(0));
+        let documents =
+            Documents::open(&path, "text", Arc::clone(&read))?.collect::<Result<Vec<_>, _>>()?;
+        assert_eq!(read.load(Ordering::Relaxed), bytes.len() as u64);
+        Ok(documents)
+    }
 
-    fn read(path: &Path) -> Result<Vec<String>, TextError> {
-        Documents::open(path, "text", Arc::default())?.collect()
+    const TEXT: &str = "\u{feff}\r\nOne line.\r\nTwo.\r\n \r\n\r\n\r\nSecond, naïve.";
+
+    #[test]
+    fn every_packing_of_a_file_gives_the_same_documents() {
+        let expected = ["One line.\nTwo.", "Second, naïve."];
+        assert_eq!(
+            read("a.txt", TEXT.trim_start_matches('\u{feff}').as_bytes()).unwrap(),
+            expected
+        );
+        assert_eq!(read("a.txt", TEXT.as_bytes()).unwrap(), expected);
+        // Two gzip members, and two zstd frames with a skippable frame between them, as parallel compressors write.
+        let (a, b) = TEXT.as_bytes().split_at(21);
+        let gz = |bytes: &[u8]| {
+            let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            e.write_all(bytes).unwrap();
+            e.finish().unwrap()
+        };
+        assert_eq!(
+            read("a.txt.gz", &[gz(a), gz(b)].concat()).unwrap(),
+            expected
+        );
+        let zst = |bytes: &[u8]| {
+            ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+        };
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3].to_vec();
+        assert_eq!(
+            read("a.zst", &[zst(a), skippable, zst(b)].concat()).unwrap(),
+            expected
+        );
+        let lines = "{\"text\":\"One line.\\nTwo.\",\"id\":1}\r\n\n{\"id\":2,\"text\":\"Second, na\\u00efve.\"}\n{\"text\":\" \"}";
+        assert_eq!(read("a.jsonl", lines.as_bytes()).unwrap(), expected);
+        assert_eq!(read("a.JSONL.gz", &gz(lines.as_bytes())).unwrap(), expected);
+        assert!(read("empty.txt", b"").unwrap().is_empty());
+        assert!(read("empty.zst", b"").unwrap().is_empty());
     }
 
     #[test]
-    fn plain_and_compressed_files_hold_the_same_documents() {
-        let dir = tempfile::tempdir().unwrap();
-        let text = "\u{feff}One line.\r\nTwo.\n\n\n  \nSecond document, no end";
-        let plain = dir.path().join("a.txt");
-        fs::write(&plain, text).unwrap();
-        let expected = vec![
-            "One line.\nTwo.\n".to_string(),
-            "Second document, no end\n".to_string(),
-        ];
-        assert_eq!(read(&plain).unwrap(), expected);
-        let gz = dir.path().join("a.txt.gz");
-        let mut encoder = flate2::write::GzEncoder::new(
-            File::create(&gz).unwrap(),
-            flate2::Compression::default(),
-        );
-        encoder.write_all(text.as_bytes()).unwrap();
-        encoder.finish().unwrap();
-        assert_eq!(read(&gz).unwrap(), expected);
-        let zst = dir.path().join("a.txt.zst");
-        ruzstd::encoding::compress(
-            text.as_bytes(),
-            File::create(&zst).unwrap(),
+    fn bad_bytes_are_named_by_line_and_offset() {
+        match read("a.txt", b"fine\n\nab\xe9c\n") {
+            Err(TextError::NotUtf8 {
+                line: 3, offset: 8, ..
+            }) => {}
+            other => panic!("{other:?}"),
+        }
+        match read("a.jsonl", b"{\"text\":\"a\"}\n\n{\"text\": \"b\"") {
+            Err(TextError::Json { line: 3, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        match read("a.jsonl", b"{\"text\":\"a\"}\n{\"text\": 1}") {
+            Err(TextError::Field { line: 2, field, .. }) => assert_eq!(field, "text"),
+            other => panic!("{other:?}"),
+        }
+        for (name, bytes) in [("a.gz", &b"plain text"[..]), ("a.zst", b"plain text")] {
+            assert!(
+                matches!(read(name, bytes), Err(TextError::Io { .. })),
+                "{name}"
+            );
+        }
+        let whole = ruzstd::encoding::compress_to_vec(
+            TEXT.as_bytes(),
             ruzstd::encoding::CompressionLevel::Fastest,
         );
-        assert_eq!(read(&zst).unwrap(), expected);
-        assert_eq!(
-            files(&[dir.path().to_path_buf()]).unwrap(),
-            [plain, gz, zst]
-        );
+        assert!(matches!(
+            read("cut.zst", &whole[..whole.len() - 9]),
+            Err(TextError::Io { .. })
+        ));
     }
 
     #[test]
-    fn bad_text_names_file_line_and_byte() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("latin.txt");
-        fs::write(&path, b"fine\ncaf\xe9\n").unwrap();
-        let text = read(&path).unwrap_err().to_string();
+    fn long_documents_are_cut_at_a_line_end() {
+        let line = "word ".repeat(20_000);
+        let text = format!("{line}\n").repeat(25);
+        let documents = read("long.txt", text.as_bytes()).unwrap();
+        assert_eq!(documents.len(), 3);
         assert!(
-            text.contains("latin.txt") && text.contains("line 2, byte 3"),
-            "{text}"
+            documents
+                .iter()
+                .all(|d| d.len() < MAX_DOCUMENT_BYTES + line.len() + 1)
         );
-        let path = dir.path().join("b.jsonl");
-        for (content, part) in [
-            (
-                "{\"text\": \"a\"}\n{\"body\": \"b\"}\n",
-                "line 2: no field `text`",
-            ),
-            ("{\"text\": 3}\n", "line 1: field `text` is not a string"),
-            ("{\"text\": \"a\"\n", "line 1: not JSON"),
-        ] {
-            fs::write(&path, content).unwrap();
-            let text = read(&path).unwrap_err().to_string();
-            assert!(text.contains(part), "{part} not in: {text}");
+        assert_eq!(documents.join("\n") + "\n", text);
+    }
+
+    #[test]
+    fn folders_are_searched_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b/z.txt", "b/a.gz", "a.txt", ".hidden", "c.jsonl"] {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
         }
-        fs::write(&path, "{\"text\": \"a\"}\n\n{\"text\": \"b\\nc\"}\n").unwrap();
-        assert_eq!(read(&path).unwrap(), ["a", "b\nc"]);
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("ring")).unwrap();
+        let found = find(&[dir.path().to_owned(), dir.path().join("a.txt")]).unwrap();
+        let names: Vec<_> = found
+            .iter()
+            .map(|f| f.path.strip_prefix(dir.path()).unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(names, ["a.txt", "b/a.gz", "b/z.txt", "c.jsonl"]);
+        let empty = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            find(&[empty.path().to_owned()]),
+            Err(TextError::NoFiles { .. })
+        ));
+        assert!(matches!(
+            find(&[empty.path().join("gone")]),
+            Err(TextError::Io { .. })
+        ));
     }
 }

@@ -64,7 +64,7 @@ impl SelfAttention {
                 let scale = 1.0 / (self.head_size as f64).sqrt();
                 let mut logits = (&query * scale).matmul(&key.transpose(-2, -1)); // [B, A, S, S]
                 if let Some(bias) = bias {
-                    logits = logits + bias;
+                    logits += bias;
                 }
                 let weights = dropout(&logits.softmax(-1, x.kind()), self.attention_dropout, mode); // [B, A, S, S]
                 weights.matmul(&value) // [B, A, S, D]

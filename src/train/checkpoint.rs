@@ -289,9 +289,9 @@ pub fn load(
             )));
         }
     }
-    let model = Weights::open(&path.join(MODEL_FILE))?;
+    let model = Weights::open(path.join(MODEL_FILE))?;
     let model = model.load(&parameters(arch, Head::MaskedLm), Values::Unchecked)?;
-    let moments = Weights::open(&path.join(MOMENTS_FILE))?;
+    let moments = Weights::open(path.join(MOMENTS_FILE))?;
     let moments = moments.load(&moments_table(arch), Values::Unchecked)?;
     store.load(|p| {
         model

@@ -466,7 +466,7 @@ impl RunConfig {
         pad_token_id: u32,
         sequence_length: usize,
     ) -> Result<Plan, RunConfigError> {
-        let mut violations = self.masking.violations();
+        let mut violations = self.masking.validate();
         let mut check = |holds: bool, line: String| {
             if !holds {
                 violations.push(line);

@@ -29,7 +29,7 @@ pub struct AdamW {
 ///
 /// # Safety
 /// The tensor must outlive the slice, and nothing else may write to it meanwhile.
-unsafe fn slice<'a>(tensor: &'a Tensor) -> &'a [f32] {
+unsafe fn slice(tensor: &Tensor) -> &[f32] {
     assert!(
         tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
     );
@@ -41,7 +41,7 @@ unsafe fn slice<'a>(tensor: &'a Tensor) -> &'a [f32] {
 ///
 /// # Safety
 /// As for [`slice`], and nothing else may read it meanwhile.
-unsafe fn slice_mut<'a>(tensor: &'a mut Tensor) -> &'a mut [f32] {
+unsafe fn slice_mut(tensor: &mut Tensor) -> &mut [f32] {
     assert!(
         tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
     );

@@ -6,7 +6,6 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use super::checkpoint::{self, CheckpointError, Contents, Progress};
 use super::config::{DeviceConfig, Plan, Precision, RunConfig, RunConfigError};
 use super::optimizer::AdamW;
 use super::step::{HeldOut, Model, Report};
-use crate::data::batch::{Batch, TrainBatches, held_out_batches};
+use crate::data::batch::{Batch, Prefetch, TrainBatches, held_out_batches};
 use crate::data::corpus::{Corpus, CorpusError, Split};
 use crate::data::masking::Masker;
 use crate::model::{Initialisation, ModelError, StoreOptions};
@@ -56,6 +55,16 @@ pub enum PretrainError {
         /// The system's own words.
         #[source]
         source: io::Error,
+    },
+    /// A split of the corpus has no row.
+    #[error("the {split} split of `{}` holds no row; hint: {hint}", path.display())]
+    EmptySplit {
+        /// Corpus.
+        path: PathBuf,
+        /// Which.
+        split: &'static str,
+        /// What to do.
+        hint: &'static str,
     },
     /// The run directory holds a run.
     #[error("`{}` holds a run already; hint: go on with `--resume`, or name another `output`", path.display())]
@@ -168,13 +177,23 @@ pub fn prepare_process(threads: usize) {
     keep_memory();
 }
 
+/// What decides on the batches: the rows of both splits and the tokenizer.
+fn corpus_key(corpus: &Corpus) -> String {
+    let manifest = corpus.manifest();
+    let parts = serde_json::json!([manifest.train, manifest.held_out, manifest.tokenizer_hash]);
+    blake3::hash(parts.to_string().as_bytes())
+        .to_hex()
+        .to_string()
+}
+
 struct Run<'a> {
     plan: &'a Plan,
     dir: PathBuf,
     model: Model,
     optimizer: AdamW,
     progress: Progress,
-    corpus: Arc<Corpus>,
+    corpus_key: String,
+    tokenizer_hash: String,
     tokenizer_json: String,
     log: RunLog,
     held_out: Vec<Batch>,
@@ -189,21 +208,26 @@ pub fn pretrain(
     observer: &mut dyn Observer,
 ) -> Result<Summary, PretrainError> {
     prepare_process(config.threads);
-    let corpus = Arc::new(Corpus::open(&config.data.corpus)?);
+    let corpus = Corpus::open(&config.data.corpus)?;
     let tokenizer = corpus.tokenizer()?;
+    let empty = |split, hint| PretrainError::EmptySplit {
+        path: config.data.corpus.clone(),
+        split,
+        hint,
+    };
+    if corpus.split(Split::Train).is_empty() {
+        return Err(empty("training", "lower `--held-out`, or name more text"));
+    }
     if corpus.split(Split::HeldOut).is_empty() {
-        let hint = "build the corpus with a larger `--held-out`";
-        return Err(CorpusError::EmptySplit {
-            split: "held-out",
-            path: corpus.path.clone(),
-            hint,
-        }
-        .into());
+        return Err(empty(
+            "held-out",
+            "build the corpus with a larger `--held-out`",
+        ));
     }
     let plan = config.validate(
         tokenizer.vocab_size(),
         tokenizer.special().pad,
-        corpus.manifest.settings.sequence_length,
+        corpus.manifest().settings.sequence_length,
     )?;
     let config = &plan.config;
     let dir = config.output.clone();
@@ -211,6 +235,7 @@ pub fn pretrain(
     if !resume && (!checkpoints.is_empty() || dir.join("model").exists()) {
         return Err(PretrainError::Exists { path: dir });
     }
+    let corpus_key = corpus_key(&corpus);
     let device = device(config.device)?;
     let bf16 = match config.precision {
         Precision::Auto => device.is_cuda(),
@@ -229,7 +254,7 @@ pub fn pretrain(
             let progress = checkpoint::load(
                 path,
                 config,
-                &corpus.manifest.key,
+                &corpus_key,
                 &plan.arch,
                 &mut model.store,
                 &mut optimizer,
@@ -267,7 +292,10 @@ pub fn pretrain(
     let log = RunLog::resume(&dir, progress.step)?;
     let masker = Masker::new(&config.masking, &tokenizer);
     let limit = (config.evaluation.rows > 0).then_some(config.evaluation.rows);
-    let held_out = held_out_batches(&corpus, &masker, config.evaluation.batch_size, limit);
+    let held_out = held_out_batches(&corpus, masker.clone(), config.evaluation.batch_size, limit);
+    let held_out = held_out
+        .iter()
+        .collect::<Result<Vec<Batch>, CorpusError>>()?;
     observer.line(&format!(
         "{} parameters, {}, {}, {} threads; {} training rows of {}",
         model.store.parameter_count(),
@@ -284,9 +312,9 @@ pub fn pretrain(
         corpus.split(Split::Train).sequence_length(),
     ));
     let last_saved = checkpoints.last_key_value().map(|(step, _)| *step);
-    let tokenizer_json = tokenizer.to_json();
+    let tokenizer_json = tokenizer.to_json().map_err(CorpusError::from)?;
     let batches = TrainBatches::new(
-        corpus.clone(),
+        &corpus,
         masker,
         config.data.batch_size,
         config.data_seed(),
@@ -298,7 +326,8 @@ pub fn pretrain(
         model,
         optimizer,
         progress,
-        corpus,
+        corpus_key,
+        tokenizer_hash: tokenizer.hash().to_string(),
         tokenizer_json,
         log,
         held_out,
@@ -317,7 +346,13 @@ impl Run<'_> {
         let config = &self.plan.config;
         let steps = config.schedule.steps;
         let per_step = config.data.accumulation as u64;
-        let batches = batches.ahead(self.progress.step * per_step);
+        let mut batches =
+            Prefetch::start(batches, self.progress.step * per_step).map_err(|source| {
+                PretrainError::Io {
+                    path: self.dir.clone(),
+                    source,
+                }
+            })?;
         let mut trained = Training::default();
         let mut saved_at = Instant::now();
         let mut held_out = None;
@@ -326,7 +361,10 @@ impl Run<'_> {
         }
         while self.progress.step < steps && !stop.load(Ordering::Relaxed) {
             let start = Instant::now();
-            let micro: Vec<Batch> = batches.iter().take(per_step as usize).collect();
+            let micro = batches
+                .by_ref()
+                .take(per_step as usize)
+                .collect::<Result<Vec<Batch>, CorpusError>>()?;
             let rate = self.plan.schedule.rate(self.progress.step);
             let (gradients, report) =
                 self.model
@@ -455,7 +493,7 @@ impl Run<'_> {
         let mut notes = Map::new();
         notes.insert(
             "tokenizer_hash".to_string(),
-            self.corpus.manifest.tokenizer_hash.clone().into(),
+            self.tokenizer_hash.clone().into(),
         );
         notes.insert("steps".to_string(), self.progress.step.into());
         notes.insert("tokens".to_string(), self.progress.tokens.into());
@@ -478,7 +516,7 @@ impl Run<'_> {
                 arch: &self.plan.arch,
                 tokenizer_json: &self.tokenizer_json,
                 notes: &self.notes(),
-                corpus_key: &self.corpus.manifest.key,
+                corpus_key: &self.corpus_key,
                 config,
             },
         )?;

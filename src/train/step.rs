@@ -39,12 +39,12 @@ impl Model {
 
     /// A batch on the model's device.
     pub fn input(&self, batch: &Batch) -> BertInput {
-        let shape = [batch.rows as i64, batch.sequence as i64];
+        let shape = [batch.batch as i64, batch.sequence as i64];
         let device = self.store.options().device;
         let tensor = |values: &[i64]| Tensor::from_slice(values).view(shape).to_device(device); // [B, S]
         BertInput {
             input_ids: tensor(&batch.input_ids),
-            attention_mask: batch.attention_mask.as_deref().map(tensor),
+            attention_mask: (!batch.all_real).then(|| tensor(&batch.attention_mask)),
             token_type_ids: None,
         }
     }
@@ -53,7 +53,7 @@ impl Model {
     pub fn losses(&self, batch: &Batch, mode: Mode) -> Losses {
         let encoded = self.bert.forward(&self.input(batch), mode, false);
         let device = self.store.options().device;
-        let positions = Tensor::from_slice(&batch.positions).to_device(device); // [M]
+        let positions = Tensor::from_slice(&batch.masked_positions).to_device(device); // [M]
         let labels = Tensor::from_slice(&batch.labels).to_device(device); // [M]
         let head = self.head.loss(&encoded.hidden, &positions, &labels);
         let mut total = head.mean.shallow_clone();
@@ -67,10 +67,10 @@ impl Model {
             };
             let (b, zl) = (mean(|r| &r.balance_loss), mean(|r| &r.z_loss));
             if moe.balance_loss_weight > 0.0 {
-                total = total + &b * moe.balance_loss_weight;
+                total = weighted(&total, &b, moe.balance_loss_weight);
             }
             if moe.z_loss_weight > 0.0 {
-                total = total + &zl * moe.z_loss_weight;
+                total = weighted(&total, &zl, moe.z_loss_weight);
             }
             (balance, z) = (Some(b), Some(zl));
         }
@@ -88,17 +88,17 @@ impl Model {
     /// and what to report. Balance and z-loss are averaged over micro-batches.
     pub fn gradients(&self, batches: &[Batch], seed: u64, step: u64) -> (Vec<Tensor>, Report) {
         let leaves: Vec<&Tensor> = self.store.leaves().iter().map(|l| &l.tensor).collect();
-        let masked: usize = batches.iter().map(|b| b.positions.len()).sum();
+        let masked: usize = batches.iter().map(|b| b.masked_positions.len()).sum();
         let mut gradients: Vec<Tensor> = Vec::new();
         let mut report = Report::default();
         for (i, batch) in batches
             .iter()
             .enumerate()
-            .filter(|(_, b)| !b.positions.is_empty())
+            .filter(|(_, b)| !b.masked_positions.is_empty())
         {
             let noise = Noise::new(seed, step, i as u64);
             let losses = self.losses(batch, Mode::Train(&noise));
-            let share = batch.positions.len() as f64 / masked as f64;
+            let share = batch.masked_positions.len() as f64 / masked as f64;
             report.add(&losses, share, batch, &self.arch);
             let loss = if batches.len() == 1 {
                 losses.total
@@ -149,11 +149,11 @@ impl Model {
     pub fn evaluate(&self, batches: &[Batch]) -> HeldOut {
         let (mut sum, mut correct, mut masked) = (0.0, 0i64, 0usize);
         tch::no_grad(|| {
-            for batch in batches.iter().filter(|b| !b.positions.is_empty()) {
+            for batch in batches.iter().filter(|b| !b.masked_positions.is_empty()) {
                 let losses = self.losses(batch, Mode::Eval);
-                sum += losses.mlm.double_value(&[]) * batch.positions.len() as f64;
+                sum += losses.mlm.double_value(&[]) * batch.masked_positions.len() as f64;
                 correct += losses.correct.int64_value(&[]);
-                masked += batch.positions.len();
+                masked += batch.masked_positions.len();
             }
         });
         HeldOut {
@@ -162,6 +162,11 @@ impl Model {
             masked,
         }
     }
+}
+
+/// `sum + weight * raw`, as a new tensor: the raw losses stay what they are.
+fn weighted(sum: &Tensor, raw: &Tensor, weight: f64) -> Tensor {
+    sum + raw * weight
 }
 
 /// Held-out measurements.
@@ -216,7 +221,7 @@ impl Report {
         let value = |t: &Tensor| t.double_value(&[]);
         self.total += share * value(&losses.total);
         self.mlm += share * value(&losses.mlm);
-        self.tokens += batch.tokens as u64;
+        self.tokens += batch.real_tokens as u64;
         if let (Some(moe), Some(balance), Some(z)) = (&arch.moe, &losses.balance, &losses.z) {
             let (b, zl) = (share * value(balance), share * value(z));
             let old = self.balance.unwrap_or_default();

@@ -52,7 +52,7 @@ pub fn small_corpus(dir: &Path) -> Small {
             .arg(&data),
     );
     let small = Small {
-        tokenizer: dir.join("tokenizer.json"),
+        tokenizer: dir.join("tokenizer"),
         corpus: dir.join("corpus"),
     };
     succeed(
@@ -82,7 +82,6 @@ pub fn small_corpus(dir: &Path) -> Small {
 }
 
 /// A configuration of a tiny run, written to `dir/run.toml`.
-#[cfg(feature = "train")]
 pub fn tiny_run(dir: &Path, corpus: &Path, more: &str) -> PathBuf {
     let path = dir.join("run.toml");
     let text = format!(

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "train")]
 mod common;
+#[cfg(feature = "train")]
 mod errors;
 #[cfg(feature = "train")]
 mod hugging_face;

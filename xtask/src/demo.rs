@@ -90,9 +90,9 @@ fn steps(out: &str) -> Vec<Step> {
         },
         Step {
             what: "train a WordPiece vocabulary on the corpus".to_owned(),
-            output: "tokenizer.json",
+            output: "tokenizer",
             args: words(format!(
-                "tokenizer\ttrain\t{out}/data/corpus\t--vocab-size\t1000\t--out\t{out}/tokenizer.json"
+                "tokenizer\ttrain\t{out}/data/corpus\t--vocab-size\t1000\t--out\t{out}/tokenizer"
             )),
             config: None,
         },
@@ -100,7 +100,7 @@ fn steps(out: &str) -> Vec<Step> {
             what: "turn the corpus into token shards".to_owned(),
             output: "corpus",
             args: words(format!(
-                "corpus\tbuild\t{out}/data/corpus\t--tokenizer\t{out}/tokenizer.json\t--out\t{out}/corpus\t--sequence-length\t64\t--held-out\t0.05"
+                "corpus\tbuild\t{out}/data/corpus\t--tokenizer\t{out}/tokenizer\t--out\t{out}/corpus\t--sequence-length\t64\t--held-out\t0.05"
             )),
             config: None,
         },
@@ -283,7 +283,7 @@ fn report(out: &Path, shown: &str, seconds: f64) -> String {
     for (path, what) in [
         ("data/", "generated corpus and GLUE-shaped task files"),
         (
-            "tokenizer.json",
+            "tokenizer/",
             "vocabulary, as Hugging Face tokenizers reads it",
         ),
         ("corpus/", "token shards and their manifest"),
