@@ -466,7 +466,12 @@ impl RunConfig {
         pad_token_id: u32,
         sequence_length: usize,
     ) -> Result<Plan, RunConfigError> {
-        let mut violations = self.masking.validate();
+        let mut violations: Vec<String> = self
+            .masking
+            .validate()
+            .iter()
+            .map(|v| format!("masking: {v}"))
+            .collect();
         let mut check = |holds: bool, line: String| {
             if !holds {
                 violations.push(line);
@@ -657,9 +662,9 @@ mod tests {
         .unwrap();
         let text = config.validate(100, 0, 600).unwrap_err().to_string();
         for part in [
-            "130 and 4",
+            "`hidden_size` is 130",
             "`optimizer.learning_rate`",
-            "`masking.probability`",
+            "masking: `probability`",
             "`schedule.warmup_steps`",
         ] {
             assert!(text.contains(part), "{part} not in: {text}");

@@ -195,3 +195,97 @@ impl Update {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::model::{Initialisation, StoreOptions};
+    use tcd_export::{Init, Parameter};
+
+    fn parameter(name: &str, shape: &[usize], decay: bool) -> Parameter {
+        Parameter {
+            name: name.to_string(),
+            shape: shape.to_vec(),
+            init: Init::Normal,
+            decay,
+        }
+    }
+
+    /// Against the definition written for reading, in f64, over several steps; a leaf without gradient stays.
+    #[test]
+    fn updates_are_those_of_the_definition() {
+        let table = [
+            parameter("a", &[5, 3], true),
+            parameter("b", &[7], false),
+            parameter("c", &[4], true),
+        ];
+        let mut store = Store::new(
+            &table,
+            StoreOptions {
+                device: Device::Cpu,
+                bf16: false,
+            },
+        )
+        .unwrap();
+        store.initialise(Initialisation { seed: 1, std: 0.5 });
+        let config = OptimizerConfig {
+            weight_decay: 0.1,
+            ..OptimizerConfig::default()
+        };
+        let mut optimizer = AdamW::new(&config, &store);
+        let values = |store: &Store, name: &str| store.read(store.buffer(), name).unwrap();
+        let untouched = values(&store, "c");
+        let mut w: Vec<Vec<f64>> = ["a", "b"]
+            .iter()
+            .map(|n| values(&store, n).iter().map(|v| f64::from(*v)).collect())
+            .collect();
+        let mut m: Vec<Vec<f64>> = w.iter().map(|w| vec![0.0; w.len()]).collect();
+        let mut v = m.clone();
+        for t in 1..=5 {
+            let gradient = |leaf: &str, i: usize| ((i * 3 + t * 5 + leaf.len()) as f64).sin();
+            let gradients: Vec<Tensor> = store
+                .leaves()
+                .iter()
+                .map(|l| match l.name.as_str() {
+                    "c" => Tensor::new(),
+                    name => Tensor::from_slice(
+                        &(0..l.len)
+                            .map(|i| gradient(name, i) as f32)
+                            .collect::<Vec<_>>(),
+                    )
+                    .view(l.tensor.size().as_slice()),
+                })
+                .collect();
+            let squares: f64 = ["a", "b"]
+                .iter()
+                .zip(&w)
+                .flat_map(|(n, w)| (0..w.len()).map(move |i| gradient(n, i).powi(2)))
+                .sum();
+            assert!((AdamW::norm(&gradients) - squares.sqrt()).abs() < 1e-6);
+            let (rate, scale) = (0.01 * t as f64, 0.5);
+            optimizer.step(&mut store, &gradients, rate, scale);
+            for (k, name) in ["a", "b"].iter().enumerate() {
+                for i in 0..w[k].len() {
+                    let g = gradient(name, i) * scale;
+                    m[k][i] = config.beta1 * m[k][i] + (1.0 - config.beta1) * g;
+                    v[k][i] = config.beta2 * v[k][i] + (1.0 - config.beta2) * g * g;
+                    let first = m[k][i] / (1.0 - config.beta1.powi(t as i32));
+                    let second = v[k][i] / (1.0 - config.beta2.powi(t as i32));
+                    let decay = if *name == "a" {
+                        config.weight_decay
+                    } else {
+                        0.0
+                    };
+                    w[k][i] = w[k][i] * (1.0 - rate * decay)
+                        - rate * first / (second.sqrt() + config.eps);
+                    assert!(
+                        (w[k][i] - f64::from(values(&store, name)[i])).abs() < 2e-6,
+                        "{name}[{i}] at step {t}"
+                    );
+                }
+            }
+        }
+        assert_eq!(values(&store, "c"), untouched);
+    }
+}
