@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(feature = "train")]
+pub mod bench_train;
 pub mod corpus;
 pub mod doctor;
 pub mod generate;
@@ -36,6 +38,10 @@ enum Command {
     /// Pre-train a BERT or mixture-of-experts BERT on a corpus.
     #[cfg(feature = "train")]
     Pretrain(pretrain::Pretrain),
+    /// Time training steps on random tokens; `cargo xtask bench train` calls it.
+    #[cfg(feature = "train")]
+    #[command(hide = true)]
+    BenchTrain(bench_train::BenchTrain),
     /// Draw figures from runs.
     #[command(subcommand)]
     Plot(plot::Plot),
@@ -60,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Generate(c) => c.run(),
         #[cfg(feature = "train")]
         Command::Pretrain(c) => c.run(),
+        #[cfg(feature = "train")]
+        Command::BenchTrain(c) => c.run(),
         Command::Plot(c) => c.run(),
     };
     match outcome {
