@@ -159,7 +159,7 @@ pub fn save(dir: &Path, contents: &Contents) -> Result<PathBuf, CheckpointError>
         let left = entry.map_err(io(dir))?.path();
         if left
             .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with(".step-"))
+            .is_some_and(|n| n.to_string_lossy().starts_with('.'))
         {
             fs::remove_dir_all(&left).map_err(io(&left))?;
         }

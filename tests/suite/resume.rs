@@ -18,6 +18,15 @@ fn records(run: &Path) -> Vec<serde_json::Value> {
         .collect()
 }
 
+/// Names of checkpoints that are being written, or were when their process was killed.
+fn unfinished(checkpoints: &Path) -> Vec<String> {
+    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|n| n.starts_with('.'))
+        .collect()
+}
+
 #[test]
 fn killed_at_any_point_and_resumed_a_run_ends_in_the_same_bytes() {
     let root = tempfile::tempdir().unwrap();
@@ -49,9 +58,10 @@ fn killed_at_any_point_and_resumed_a_run_ends_in_the_same_bytes() {
         let expected = weights(&whole);
 
         let killed = dir.join("killed");
-        let mut kills = 0;
+        let (mut kills, mut torn) = (0, 0);
         let mut wait = 0.35;
         while !killed.join("model").exists() {
+            let before = unfinished(&killed.join("checkpoints"));
             let mut child = start(&killed)
                 .arg("--resume")
                 .stderr(std::process::Stdio::null())
@@ -60,19 +70,15 @@ fn killed_at_any_point_and_resumed_a_run_ends_in_the_same_bytes() {
             // Kill while a checkpoint is being written, if one is met; else after a time that differs each round.
             let until = Instant::now() + time.mul_f64(wait);
             let checkpoints = killed.join("checkpoints");
-            let writing = || {
-                let entries = fs::read_dir(&checkpoints).into_iter().flatten().flatten();
-                kills % 2 == 1
-                    && entries
-                        .into_iter()
-                        .any(|e| e.file_name().to_string_lossy().starts_with('.'))
-            };
+            let writing =
+                || kills % 2 == 1 && unfinished(&checkpoints).iter().any(|n| !before.contains(n));
             while child.try_wait().unwrap().is_none() && Instant::now() < until && !writing() {
                 sleep(Duration::from_micros(300));
             }
             let _ = child.kill();
             if !child.wait().unwrap().success() {
                 kills += 1;
+                torn += usize::from(unfinished(&checkpoints).iter().any(|n| !before.contains(n)));
             }
             wait = if kills > 12 {
                 5.0
@@ -80,6 +86,14 @@ fn killed_at_any_point_and_resumed_a_run_ends_in_the_same_bytes() {
                 0.35 + 0.13 * f64::from(kills % 5)
             };
         }
+        assert!(
+            torn >= 1,
+            "{name}: no kill of {kills} fell into the writing of a checkpoint"
+        );
+        assert!(
+            unfinished(&killed.join("checkpoints")).is_empty(),
+            "{name}: torn checkpoints are left"
+        );
         assert!(kills >= 2, "{name}: the run was killed {kills} times");
         assert!(
             weights(&killed) == expected,
