@@ -8,6 +8,7 @@ pub mod config;
 pub mod model_dir;
 pub mod parameters;
 pub mod presets;
+pub mod runtime;
 pub mod weights;
 pub mod write;
 
