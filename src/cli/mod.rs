@@ -13,6 +13,8 @@ pub mod plot;
 #[cfg(feature = "train")]
 pub mod pretrain;
 pub mod tokenizer;
+#[cfg(feature = "train")]
+pub mod training;
 
 /// Transfer capability distillation: pre-train, distil, fine-tune, export, evaluate and explain BERT and
 /// mixture-of-experts BERT.
