@@ -21,6 +21,8 @@ pub enum Stream {
     Dropout,
     /// Router jitter.
     Router,
+    /// Positions that distillation compares.
+    Distill,
 }
 
 impl Stream {
@@ -32,6 +34,7 @@ impl Stream {
             Stream::Init => "init",
             Stream::Dropout => "dropout",
             Stream::Router => "router",
+            Stream::Distill => "distill",
         }
     }
 }

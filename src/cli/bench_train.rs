@@ -10,6 +10,7 @@ use rand::RngExt;
 use tcd_export::{ModelConfig, MoeConfig};
 use tch::{Device, Tensor};
 
+use super::training::bound_spinning;
 use super::{Outcome, out};
 use crate::data::batch::Batch;
 use crate::model::{Initialisation, Mode, Noise, StoreOptions};
@@ -54,6 +55,7 @@ pub struct BenchTrain {
 impl BenchTrain {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
+        bound_spinning();
         prepare_process(self.threads);
         let vocabulary = 30522;
         let mut config = ModelConfig::new(
@@ -67,6 +69,7 @@ impl BenchTrain {
         let arch = config.validate().context("cannot build the model")?;
         let mut model = Model::new(
             &arch,
+            &[],
             StoreOptions {
                 device: Device::Cpu,
                 bf16: false,
@@ -89,7 +92,7 @@ impl BenchTrain {
             let batch = &batches[step as usize % batches.len()];
             let noise = Noise::new(0, step, 0);
             let start = Instant::now();
-            let losses = model.losses(batch, Mode::Train(&noise));
+            let losses = model.losses(batch, Mode::Train(&noise), None);
             let loss = losses.total.double_value(&[]);
             let forward = start.elapsed().as_secs_f64();
             let leaves: Vec<&Tensor> = model.store.leaves().iter().map(|l| &l.tensor).collect();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::training::{Terminal, watch_for_ctrl_c};
+use super::training::{Terminal, bound_spinning, watch_for_ctrl_c};
 use super::{Outcome, note};
 use crate::train::config::RunConfig;
 use crate::train::pretrain::pretrain;
@@ -33,6 +33,7 @@ impl Pretrain {
     pub fn run(&self) -> Result<Outcome> {
         let config =
             RunConfig::load(&self.config, &self.set).context("cannot load the configuration")?;
+        bound_spinning();
         let stop = watch_for_ctrl_c()?;
         let mut terminal = Terminal::on_standard_error();
         let summary = pretrain(config, self.resume, &stop, &mut terminal)?;

@@ -11,6 +11,32 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use super::note;
 use crate::train::run::Observer;
 
+/// Starts the process anew with a bound on how long libtorch's threads spin while they wait for each other.
+///
+/// GNU OpenMP reads the bound when it is loaded, and by default spins for so long that any other busy process on the machine
+/// slows training many times over. A thousand turns cost nothing on an idle machine. Whoever sets `GOMP_SPINCOUNT` or
+/// `OMP_WAIT_POLICY` is left alone, and so is a process that cannot find its own program.
+pub fn bound_spinning() {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt;
+        let set = |name| std::env::var_os(name).is_some();
+        if set("GOMP_SPINCOUNT") || set("OMP_WAIT_POLICY") {
+            return;
+        }
+        if let Ok(program) = std::env::current_exe() {
+            let mut arguments = std::env::args_os();
+            let name = arguments.next().unwrap_or_default();
+            // Comes back only where it failed, and then all goes on as before.
+            let _ = std::process::Command::new(program)
+                .arg0(name)
+                .args(arguments)
+                .env("GOMP_SPINCOUNT", "1000")
+                .exec();
+        }
+    }
+}
+
 /// A flag that the first Ctrl-C sets, so that the run saves and ends; the second ends the process. Once a process.
 pub fn watch_for_ctrl_c() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));

@@ -199,7 +199,7 @@ impl Masker {
 }
 
 /// Fisher-Yates on the first `n` places: they become a uniform draw without replacement.
-pub(super) fn shuffle_front<T>(items: &mut [T], n: usize, rng: &mut impl Rng) {
+pub(crate) fn shuffle_front<T>(items: &mut [T], n: usize, rng: &mut impl Rng) {
     let len = items.len();
     for i in 0..n.min(len.saturating_sub(1)) {
         items.swap(i, rng.random_range(i..len));

@@ -22,6 +22,8 @@ pub struct MaskedLmHead {
 pub struct HeadLoss {
     /// Mean negative log-likelihood of the true tokens, nats per masked token, with gradient.
     pub mean: Tensor,
+    /// Logits, `[M, V]`, with gradient.
+    pub logits: Tensor,
     /// Positions whose most likely token is the true one, i64, without gradient.
     pub correct: Tensor,
 }
@@ -64,6 +66,10 @@ impl MaskedLmHead {
         let logits = self.logits(&rows); // [M, V]
         let mean = logits.cross_entropy_loss(labels, None::<Tensor>, Reduction::Mean, -100, 0.0);
         let correct = tch::no_grad(|| logits.argmax(-1, false).eq_tensor(labels).sum(Kind::Int64));
-        HeadLoss { mean, correct }
+        HeadLoss {
+            mean,
+            logits,
+            correct,
+        }
     }
 }

@@ -24,6 +24,7 @@ pub use dropout::{Mode, Noise};
 pub use encoder::{Tap, Taps};
 pub use heads::{HeadLoss, MaskedLmHead};
 pub use router::Routing;
+pub(crate) use store::normal;
 pub use store::{Initialisation, Leaf, ModelError, Store, StoreOptions};
 
 use tch::Tensor;

@@ -239,6 +239,11 @@ impl Store {
         self.slots.is_empty()
     }
 
+    /// Every parameter, by name.
+    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.slots.iter().map(|s| &s.parameter)
+    }
+
     /// Number of parameters, alignment left out.
     pub fn parameter_count(&self) -> usize {
         self.slots
@@ -353,7 +358,7 @@ impl Store {
 }
 
 /// Fills with `N(0, std)` by the Box-Muller transform.
-fn normal(values: &mut [f32], std: f64, rng: &mut impl rand::Rng) {
+pub(crate) fn normal(values: &mut [f32], std: f64, rng: &mut impl rand::Rng) {
     let mut unit = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
     for pair in values.chunks_mut(2) {
         let radius = (-2.0 * (1.0 - unit()).ln()).sqrt() * std;

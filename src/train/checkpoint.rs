@@ -5,7 +5,7 @@
 //! Every random decision is a function of seeds and step (see [`crate::seed`]), so the step is the whole random state. A
 //! checkpoint is written beside its place, flushed to disk and renamed: what has its name is whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -219,13 +219,13 @@ pub fn save<C: Settings>(
         hashes.insert(MODEL_FILE.to_string(), record.weights_blake3);
         let hash = write_tensors(
             &partial.join(MOMENTS_FILE),
-            &moments_table(state.arch, state.head),
+            &moments_table(state.store, state.arch, state.head),
             &mut |p| {
                 let (name, moment) = p.name.rsplit_once('.').unwrap_or_default();
-                let flat = if moment == "first" {
-                    &state.optimizer.first
-                } else {
-                    &state.optimizer.second
+                let flat = match moment {
+                    "first" => &state.optimizer.first,
+                    "second" => &state.optimizer.second,
+                    _ => state.store.buffer(),
                 };
                 state.store.bytes(flat, name)
             },
@@ -268,9 +268,12 @@ pub fn save<C: Settings>(
     result
 }
 
-/// The moments file's rows: `NAME.first` and `NAME.second` for every parameter.
-fn moments_table(arch: &Architecture, head: Head) -> Vec<Parameter> {
-    let rows = parameters(arch, head);
+/// The moments file's rows: `NAME.first` and `NAME.second` for every parameter, and `NAME.value` for those that are trained
+/// with the model but are no part of it.
+fn moments_table(store: &Store, arch: &Architecture, head: Head) -> Vec<Parameter> {
+    let model: BTreeSet<String> = parameters(arch, head).into_iter().map(|p| p.name).collect();
+    let rows: Vec<Parameter> = store.parameters().cloned().collect();
+    let extra = rows.iter().filter(|p| !model.contains(&p.name));
     let with = |moment: &'static str| {
         move |p: &Parameter| {
             let mut p = p.clone();
@@ -281,6 +284,7 @@ fn moments_table(arch: &Architecture, head: Head) -> Vec<Parameter> {
     rows.iter()
         .map(with("first"))
         .chain(rows.iter().map(with("second")))
+        .chain(extra.map(with("value")))
         .collect()
 }
 
@@ -305,7 +309,10 @@ pub fn load<C: Settings>(path: &Path, state: StateMut<C>) -> Result<Progress, Ch
     let (old, new) = (record.config.decisive(), state.config.decisive());
     compare("", &old, &new, &mut differences);
     if record.corpus_key != state.data_key {
-        differences.push("the corpus holds other text, tokens or settings".to_string());
+        differences.push(
+            "the corpus holds other text, tokens or settings, or the teacher other weights"
+                .to_string(),
+        );
     }
     if !differences.is_empty() {
         return Err(CheckpointError::Different {
@@ -328,10 +335,12 @@ pub fn load<C: Settings>(path: &Path, state: StateMut<C>) -> Result<Progress, Ch
     let model = Weights::open(path.join(MODEL_FILE))?;
     let model = model.load(&parameters(state.arch, state.head), Values::Unchecked)?;
     let moments = Weights::open(path.join(MOMENTS_FILE))?;
-    let moments = moments.load(&moments_table(state.arch, state.head), Values::Unchecked)?;
+    let table = moments_table(state.store, state.arch, state.head);
+    let moments = moments.load(&table, Values::Unchecked)?;
     state.store.load(|p| {
         model
             .tensor(&p.name)
+            .or_else(|| moments.tensor(&format!("{}.value", p.name)))
             .map(|t| t.to_vec())
             .ok_or_else(|| damaged(format!("no `{}`", p.name)))
     })?;

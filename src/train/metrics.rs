@@ -1,6 +1,6 @@
 //! What training steps report, averaged over the steps between two records of the log.
 
-use super::step::Report;
+use super::step::{Report, TermReport};
 
 /// Reports since the last record.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,22 @@ impl Interval {
             interval.expert_losses(&mut values);
             interval.expert_load(&mut values);
         }
+        values.extend(interval.distillation());
+        values
+    }
+
+    /// Distillation losses, and the teacher's share of the time, where there is a teacher.
+    fn distillation(&self) -> Vec<(String, f64)> {
+        let mut sum = TermReport::default();
+        for report in &self.reports {
+            sum.merge(report.terms.clone());
+        }
+        if sum.groups.is_empty() {
+            return Vec::new();
+        }
+        let seconds = sum.teacher_seconds / self.reports.len().max(1) as f64;
+        let mut values = sum.mean().values();
+        values.push(("distill.teacher_seconds".to_string(), seconds));
         values
     }
 

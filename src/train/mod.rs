@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod initial;
 pub mod metrics;
 pub mod optimizer;
 pub mod pretrain;

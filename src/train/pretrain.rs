@@ -11,6 +11,7 @@ use tcd_export::Head;
 
 use super::checkpoint::{State, StateMut};
 use super::config::{Plan, Precision, RunConfig, RunConfigError};
+use super::initial::{self, InitError};
 use super::metrics::Interval;
 use super::optimizer::AdamW;
 use super::run::{
@@ -21,6 +22,7 @@ use super::step::Model;
 use crate::data::batch::{Batch, Prefetch, TrainBatches, held_out_batches};
 use crate::data::corpus::{Corpus, CorpusError, Split};
 use crate::data::masking::Masker;
+use crate::distill::{DistillError, Guide, Pupil, TeacherModel};
 use crate::model::{Initialisation, ModelError, StoreOptions};
 
 /// Why pre-training stopped.
@@ -35,6 +37,12 @@ pub enum PretrainError {
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The weights cannot start as they should.
+    #[error(transparent)]
+    Init(#[from] InitError),
+    /// There is no such teacher.
+    #[error(transparent)]
+    Distill(#[from] DistillError),
     /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -76,13 +84,29 @@ pub struct Summary {
     pub path: PathBuf,
 }
 
-/// What decides on the batches: the rows of both splits and the tokenizer.
-fn corpus_key(corpus: &Corpus) -> String {
+/// What decides on the losses beside the configuration: the rows of both splits, the tokenizer, and the teacher.
+fn data_key(corpus: &Corpus, guide: Option<&Guide>) -> String {
     let manifest = corpus.manifest();
-    let parts = serde_json::json!([manifest.train, manifest.held_out, manifest.tokenizer_hash]);
+    let mut parts = serde_json::json!([manifest.train, manifest.held_out, manifest.tokenizer_hash]);
+    if let (Some(guide), Some(parts)) = (guide, parts.as_array_mut()) {
+        parts.push(guide.teacher().key.clone().into());
+    }
     blake3::hash(parts.to_string().as_bytes())
         .to_hex()
         .to_string()
+}
+
+/// The model, at zero, and its teacher where the configuration names one.
+fn student_and_guide(plan: &Plan, pupil: &Pupil) -> Result<(Model, Option<Guide>), PretrainError> {
+    let Some(config) = &plan.config.distill else {
+        return Ok((Model::new(&plan.arch, &[], pupil.options)?, None));
+    };
+    let teacher = TeacherModel::open(config, pupil)?;
+    let extra = Guide::extra(config, &plan.arch, &teacher);
+    let model = Model::new(&plan.arch, &extra, pupil.options)?;
+    let seed = plan.config.distill_seed();
+    let guide = Guide::new(config, teacher, &model.store, pupil, seed)?;
+    Ok((model, Some(guide)))
 }
 
 /// Masked language modelling, ready to run.
@@ -90,6 +114,7 @@ struct Pretraining {
     plan: Plan,
     model: Model,
     optimizer: AdamW,
+    guide: Option<Guide>,
     corpus: Corpus,
     masker: Masker,
     data_key: String,
@@ -123,7 +148,13 @@ pub fn pretrain(
         Precision::F32 => false,
         Precision::Bf16 => true,
     };
-    let model = Model::new(&plan.arch, StoreOptions { device, bf16 })?;
+    let pupil = Pupil {
+        arch: &plan.arch,
+        tokenizer: &tokenizer,
+        sequence_length: corpus.manifest().settings.sequence_length,
+        options: StoreOptions { device, bf16 },
+    };
+    let (model, guide) = student_and_guide(&plan, &pupil)?;
     let masker = Masker::new(&plan.config.masking, &tokenizer);
     let (rows, batch) = (
         plan.config.evaluation.rows,
@@ -133,7 +164,8 @@ pub fn pretrain(
     let mut task = Pretraining {
         optimizer: AdamW::new(&plan.config.optimizer, &model.store),
         model,
-        data_key: corpus_key(&corpus),
+        data_key: data_key(&corpus, guide.as_ref()),
+        guide,
         tokenizer_hash: tokenizer.hash().to_string(),
         tokenizer_json: tokenizer.to_json().map_err(CorpusError::from)?,
         held_out: held_out.iter().collect::<Result<_, CorpusError>>()?,
@@ -222,10 +254,13 @@ impl Task for Pretraining {
     }
 
     fn initialise(&mut self) -> Result<(), PretrainError> {
-        self.model.store.initialise(Initialisation {
-            seed: self.plan.config.init_seed(),
-            std: self.plan.arch.initializer_range,
-        });
+        let (config, arch) = (&self.plan.config, &self.plan.arch);
+        let how = Initialisation {
+            seed: config.init_seed(),
+            std: arch.initializer_range,
+        };
+        let (store, hash) = (&mut self.model.store, &self.tokenizer_hash);
+        initial::initialise(store, arch, &config.init, how, hash)?;
         Ok(())
     }
 
@@ -247,7 +282,7 @@ impl Task for Pretraining {
         let experts = self.plan.arch.moe.as_ref().map(|m| m.num_experts);
         let rows = self.corpus.split(Split::Train);
         let device = self.model.store.options().device;
-        format!(
+        let line = format!(
             "{} parameters, {}, {}, {} threads; {} training rows of {}",
             self.model.store.parameter_count(),
             experts.map_or("vanilla".to_string(), |n| format!("{n} experts a layer")),
@@ -255,7 +290,11 @@ impl Task for Pretraining {
             tch::get_num_threads(),
             rows.len(),
             rows.sequence_length(),
-        )
+        );
+        match &self.guide {
+            None => line,
+            Some(guide) => format!("{line}\n{}", guide.describe()),
+        }
     }
 
     fn step(&mut self, step: u64, rate: f64) -> Result<Stepped, PretrainError> {
@@ -266,7 +305,9 @@ impl Task for Pretraining {
             .flatten()
             .take(config.data.accumulation)
             .collect::<Result<Vec<Batch>, CorpusError>>()?;
-        let (gradients, report) = self.model.gradients(&micro, config.dropout_seed(), step);
+        let seed = config.dropout_seed();
+        let guide = self.guide.as_ref();
+        let (gradients, report) = self.model.gradients(&micro, seed, step, guide);
         let norm = if report.total.is_finite() && !gradients.is_empty() {
             let clip = config.optimizer.clip;
             self.model
@@ -288,21 +329,27 @@ impl Task for Pretraining {
     }
 
     fn evaluate(&mut self) -> Result<Evaluation, PretrainError> {
-        let held_out = self.model.evaluate(&self.held_out);
+        let held_out = self.model.evaluate(&self.held_out, self.guide.as_ref());
+        let mut metrics = vec![
+            (
+                "heldout_log_likelihood".to_string(),
+                held_out.log_likelihood,
+            ),
+            ("heldout_accuracy".to_string(), held_out.accuracy),
+        ];
+        metrics.extend(held_out.terms.values());
+        let mut line = format!(
+            "held-out log-likelihood {:.4} nats a masked token, accuracy {:.2} %",
+            held_out.log_likelihood,
+            100.0 * held_out.accuracy
+        );
+        for group in &held_out.terms.groups {
+            line += &format!(", {} {:.4}", group.name, group.mean());
+        }
         Ok(Evaluation {
             score: held_out.log_likelihood,
-            metrics: vec![
-                (
-                    "heldout_log_likelihood".to_string(),
-                    held_out.log_likelihood,
-                ),
-                ("heldout_accuracy".to_string(), held_out.accuracy),
-            ],
-            line: format!(
-                "held-out log-likelihood {:.4} nats a masked token, accuracy {:.2} %",
-                held_out.log_likelihood,
-                100.0 * held_out.accuracy
-            ),
+            metrics,
+            line,
         })
     }
 }

@@ -2,10 +2,11 @@
 
 use tch::{Device, Kind, Tensor};
 
-use tcd_export::{Architecture, Head, parameters};
+use tcd_export::{Architecture, Head, Parameter, parameters};
 
 use super::optimizer::AdamW;
 use crate::data::batch::Batch;
+use crate::distill::{Guide, StudentSide, Terms, When};
 use crate::model::{
     Bert, BertInput, MaskedLmHead, Mode, ModelError, Noise, Routing, Store, StoreOptions,
 };
@@ -24,9 +25,15 @@ pub struct Model {
 }
 
 impl Model {
-    /// Allocates and builds; every parameter is zero.
-    pub fn new(arch: &Architecture, options: StoreOptions) -> Result<Self, ModelError> {
-        let store = Store::new(&parameters(arch, Head::MaskedLm), options)?;
+    /// Allocates and builds; every parameter is zero. `extra` parameters are trained with the model and are no part of it.
+    pub fn new(
+        arch: &Architecture,
+        extra: &[Parameter],
+        options: StoreOptions,
+    ) -> Result<Self, ModelError> {
+        let mut table = parameters(arch, Head::MaskedLm);
+        table.extend_from_slice(extra);
+        let store = Store::new(&table, options)?;
         let bert = Bert::new(&store, arch);
         let head = MaskedLmHead::new(&store, arch);
         Ok(Model {
@@ -49,9 +56,10 @@ impl Model {
         }
     }
 
-    /// The losses of one micro-batch.
-    pub fn losses(&self, batch: &Batch, mode: Mode) -> Losses {
-        let encoded = self.bert.forward(&self.input(batch), mode, false);
+    /// The losses of one micro-batch, with those of a teacher where there is one.
+    pub fn losses(&self, batch: &Batch, mode: Mode, guidance: Option<(&Guide, When)>) -> Losses {
+        let input = self.input(batch);
+        let encoded = self.bert.forward(&input, mode, guidance.is_some());
         let device = self.store.options().device;
         let positions = Tensor::from_slice(&batch.masked_positions).to_device(device); // [M]
         let labels = Tensor::from_slice(&batch.labels).to_device(device); // [M]
@@ -74,10 +82,24 @@ impl Model {
             }
             (balance, z) = (Some(b), Some(zl));
         }
+        let terms = guidance.and_then(|(guide, when)| {
+            let taps = encoded.taps.as_ref().expect("a tapped forward pass");
+            let student = StudentSide {
+                input: &input,
+                taps,
+                logits: &head.logits,
+                masked: &positions,
+            };
+            guide.terms(batch, &student, when)
+        });
+        if let Some(distilled) = terms.as_ref().and_then(Terms::total) {
+            total = &total + distilled;
+        }
         Losses {
             mlm: head.mean,
             balance,
             z,
+            terms,
             total,
             correct: head.correct,
             routing: encoded.routing,
@@ -86,7 +108,14 @@ impl Model {
 
     /// Gradients of the mean loss over masked tokens of all micro-batches, one tensor a leaf (undefined where none reaches it),
     /// and what to report. Balance and z-loss are averaged over micro-batches.
-    pub fn gradients(&self, batches: &[Batch], seed: u64, step: u64) -> (Vec<Tensor>, Report) {
+    pub fn gradients(
+        &self,
+        batches: &[Batch],
+        seed: u64,
+        step: u64,
+        guide: Option<&Guide>,
+    ) -> (Vec<Tensor>, Report) {
+        let guide = guide.filter(|g| g.active(step));
         let leaves: Vec<&Tensor> = self.store.leaves().iter().map(|l| &l.tensor).collect();
         let masked: usize = batches.iter().map(|b| b.masked_positions.len()).sum();
         let mut gradients: Vec<Tensor> = Vec::new();
@@ -97,7 +126,9 @@ impl Model {
             .filter(|(_, b)| !b.masked_positions.is_empty())
         {
             let noise = Noise::new(seed, step, i as u64);
-            let losses = self.losses(batch, Mode::Train(&noise));
+            let micro = i as u64;
+            let guidance = guide.map(|g| (g, When::Train { step, micro }));
+            let losses = self.losses(batch, Mode::Train(&noise), guidance);
             let share = batch.masked_positions.len() as f64 / masked as f64;
             report.add(&losses, share, batch, &self.arch);
             let loss = if batches.len() == 1 {
@@ -145,12 +176,21 @@ impl Model {
         Some(norm)
     }
 
-    /// Held-out masked-LM log-likelihood (nats per masked token) and accuracy.
-    pub fn evaluate(&self, batches: &[Batch]) -> HeldOut {
+    /// Held-out masked-LM log-likelihood (nats per masked token) and accuracy, and the raw distillation losses.
+    pub fn evaluate(&self, batches: &[Batch], guide: Option<&Guide>) -> HeldOut {
         let (mut sum, mut correct, mut masked) = (0.0, 0i64, 0usize);
+        let mut terms = TermReport::default();
         tch::no_grad(|| {
-            for batch in batches.iter().filter(|b| !b.masked_positions.is_empty()) {
-                let losses = self.losses(batch, Mode::Eval);
+            for (i, batch) in batches
+                .iter()
+                .enumerate()
+                .filter(|(_, b)| !b.masked_positions.is_empty())
+            {
+                let guidance = guide.map(|g| (g, When::HeldOut(i as u64)));
+                let losses = self.losses(batch, Mode::Eval, guidance);
+                if let Some(new) = &losses.terms {
+                    terms.add(new, 1.0);
+                }
                 sum += losses.mlm.double_value(&[]) * batch.masked_positions.len() as f64;
                 correct += losses.correct.int64_value(&[]);
                 masked += batch.masked_positions.len();
@@ -160,6 +200,7 @@ impl Model {
             log_likelihood: -sum / masked as f64,
             accuracy: correct as f64 / masked as f64,
             masked,
+            terms: terms.mean(),
         }
     }
 }
@@ -170,7 +211,7 @@ fn weighted(sum: &Tensor, raw: &Tensor, weight: f64) -> Tensor {
 }
 
 /// Held-out measurements.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HeldOut {
     /// Nats per masked token; higher is better.
     pub log_likelihood: f64,
@@ -178,6 +219,8 @@ pub struct HeldOut {
     pub accuracy: f64,
     /// Masked tokens.
     pub masked: usize,
+    /// Distillation losses, mean over batches; empty without a teacher.
+    pub terms: TermReport,
 }
 
 /// Losses of one micro-batch, raw, with gradient.
@@ -189,6 +232,8 @@ pub struct Losses {
     pub balance: Option<Tensor>,
     /// Router z-loss, mean over layers.
     pub z: Option<Tensor>,
+    /// Distillation losses, where there is a teacher.
+    pub terms: Option<Terms>,
     /// What is minimised.
     pub total: Tensor,
     /// Masked tokens predicted.
@@ -214,6 +259,99 @@ pub struct Report {
     pub routing: Vec<(Vec<i64>, f64)>,
     /// Tokens dropped for lack of capacity, all layers.
     pub dropped: i64,
+    /// Distillation losses.
+    pub terms: TermReport,
+}
+
+/// Distillation losses on the host, summed by share.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TermReport {
+    /// Shares added up; 1 for a whole step.
+    pub share: f64,
+    /// Groups in the method's order.
+    pub groups: Vec<GroupReport>,
+    /// Seconds in the teacher's forward passes, whole.
+    pub teacher_seconds: f64,
+}
+
+/// Losses of one kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupReport {
+    /// Name of the group.
+    pub name: &'static str,
+    /// Weight, with the schedule's factor.
+    pub weight: f64,
+    /// Raw loss by place.
+    pub raw: Vec<(String, f64)>,
+}
+
+impl GroupReport {
+    /// Mean over places.
+    pub fn mean(&self) -> f64 {
+        self.raw.iter().map(|(_, v)| v).sum::<f64>() / self.raw.len().max(1) as f64
+    }
+}
+
+impl TermReport {
+    /// Adds the losses of a micro-batch.
+    pub fn add(&mut self, terms: &Terms, share: f64) {
+        let groups = terms.groups.iter().map(|group| {
+            let raw = group.raw.to_device(Device::Cpu).to_kind(Kind::Double);
+            let raw = Vec::<f64>::try_from(raw).unwrap_or_default();
+            let raw = raw.into_iter().map(|v| v * share);
+            GroupReport {
+                name: group.name,
+                weight: group.weight * terms.factor,
+                raw: group.places.iter().cloned().zip(raw).collect(),
+            }
+        });
+        self.merge(TermReport {
+            share,
+            groups: groups.collect(),
+            teacher_seconds: terms.teacher_seconds,
+        });
+    }
+
+    /// Adds what was summed elsewhere.
+    pub fn merge(&mut self, other: TermReport) {
+        self.share += other.share;
+        self.teacher_seconds += other.teacher_seconds;
+        if self.groups.is_empty() {
+            self.groups = other.groups;
+            return;
+        }
+        for (sum, new) in self.groups.iter_mut().zip(other.groups) {
+            sum.weight = new.weight;
+            for ((_, sum), (_, new)) in sum.raw.iter_mut().zip(new.raw) {
+                *sum += new;
+            }
+        }
+    }
+
+    /// The mean over what was added.
+    pub fn mean(mut self) -> Self {
+        if self.share > 0.0 {
+            for (_, value) in self.groups.iter_mut().flat_map(|g| &mut g.raw) {
+                *value /= self.share;
+            }
+            self.share = 1.0;
+        }
+        self
+    }
+
+    /// Values for the metrics: each group's mean, raw and weighted, and each place's raw loss.
+    pub fn values(&self) -> Vec<(String, f64)> {
+        let mut values = Vec::new();
+        for group in &self.groups {
+            let (name, mean) = (group.name, group.mean());
+            values.push((format!("distill.{name}"), mean));
+            values.push((format!("distill.{name}_weighted"), mean * group.weight));
+            for (place, value) in &group.raw {
+                values.push((format!("distill.{name}.{place}"), *value));
+            }
+        }
+        values
+    }
 }
 
 impl Report {
@@ -222,6 +360,9 @@ impl Report {
         self.total += share * value(&losses.total);
         self.mlm += share * value(&losses.mlm);
         self.tokens += batch.real_tokens as u64;
+        if let Some(terms) = &losses.terms {
+            self.terms.add(terms, share);
+        }
         if let (Some(moe), Some(balance), Some(z)) = (&arch.moe, &losses.balance, &losses.z) {
             let (b, zl) = (share * value(balance), share * value(z));
             let old = self.balance.unwrap_or_default();

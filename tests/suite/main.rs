@@ -5,6 +5,8 @@
 #[cfg(feature = "train")]
 mod common;
 #[cfg(feature = "train")]
+mod distillation;
+#[cfg(feature = "train")]
 mod errors;
 #[cfg(feature = "train")]
 mod hugging_face;

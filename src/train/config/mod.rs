@@ -13,8 +13,10 @@ use serde_json::Value;
 use tcd_export::Architecture;
 
 use super::checkpoint::Settings;
+use super::initial::InitConfig;
 use super::schedule::Schedule;
 use crate::data::masking::MaskingConfig;
+use crate::distill::DistillConfig;
 
 mod data;
 mod load;
@@ -50,6 +52,11 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// The model.
     pub model: ModelSection,
+    /// Where its weights start.
+    pub init: InitConfig,
+    /// A teacher, and what is transferred from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill: Option<DistillConfig>,
     /// Masking.
     pub masking: MaskingConfig,
     /// AdamW.
@@ -116,6 +123,11 @@ impl RunConfig {
         self.seeds.dropout.unwrap_or(self.seed)
     }
 
+    /// Seed of the positions that distillation compares.
+    pub fn distill_seed(&self) -> u64 {
+        self.seeds.distill.unwrap_or(self.seed)
+    }
+
     /// Checks everything that must hold, for a corpus with rows of `sequence_length` and this vocabulary.
     pub fn validate(
         self,
@@ -132,6 +144,8 @@ impl RunConfig {
             .model
             .validate(vocab_size, pad_token_id, sequence_length);
         violations.extend(model.as_ref().err().into_iter().flatten().cloned());
+        violations.extend(self.init.validate());
+        violations.extend(self.distill.iter().flat_map(DistillConfig::violations));
         let masking = self.masking.validate();
         violations.extend(masking.iter().map(|v| format!("masking: {v}")));
         violations.extend(self.optimizer.validate());

@@ -72,4 +72,7 @@ pub struct SeedsConfig {
     /// Dropout and router jitter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropout: Option<u64>,
+    /// Positions that distillation compares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill: Option<u64>,
 }
