@@ -23,6 +23,9 @@ use crate::train::step::Model;
 /// Ids that are ordinary tokens in the vocabulary the peers use.
 const FIRST_TOKEN: i64 = 1000;
 
+/// Size of the vocabulary, that of bert-base-uncased.
+pub(super) const VOCABULARY: usize = 30522;
+
 /// Arguments of `tcd bench-train`.
 #[derive(Debug, Args)]
 pub struct BenchTrain {
@@ -57,9 +60,8 @@ impl BenchTrain {
     pub fn run(&self) -> Result<Outcome> {
         bound_spinning();
         prepare_process(self.threads);
-        let vocabulary = 30522;
         let mut config = ModelConfig::new(
-            vocabulary,
+            VOCABULARY,
             self.layers,
             self.hidden,
             (self.hidden / 64).max(1),
@@ -85,7 +87,7 @@ impl BenchTrain {
         };
         let mut optimizer = AdamW::new(&optimizer_config, &model.store);
         let batches: Vec<Batch> = (0..4)
-            .map(|i| self.random_batch(i, vocabulary as i64))
+            .map(|i| random_batch(i, self.batch, self.sequence))
             .collect();
         let mut times: [Vec<f64>; 4] = Default::default();
         for step in 0..self.warmup + self.steps {
@@ -136,38 +138,36 @@ impl BenchTrain {
         .to_string());
         Ok(Outcome::Done)
     }
+}
 
-    fn random_batch(&self, index: u64, vocabulary: i64) -> Batch {
-        let mut rng = rng(0, Stream::Data, &[index]);
-        let tokens = self.batch * self.sequence;
-        let mut token = || rng.random_range(FIRST_TOKEN..vocabulary);
-        let input_ids: Vec<i64> = (0..tokens).map(|_| token()).collect();
-        let per_row = (0.15 * self.sequence as f64).round() as usize;
-        let masked_positions: Vec<i64> = (0..self.batch)
-            .flat_map(|row| {
-                (0..per_row)
-                    .map(move |i| (row * self.sequence + i * self.sequence / per_row) as i64)
-            })
-            .collect();
-        let labels = masked_positions
-            .iter()
-            .map(|p| input_ids[*p as usize])
-            .collect();
-        Batch {
-            batch: self.batch,
-            sequence: self.sequence,
-            input_ids,
-            attention_mask: vec![1; tokens],
-            masked_positions,
-            labels,
-            real_tokens: tokens,
-            all_real: true,
-        }
+/// Random ids, 15 percent of the positions of each row masked.
+pub(super) fn random_batch(index: u64, rows: usize, sequence: usize) -> Batch {
+    let mut rng = rng(0, Stream::Data, &[index]);
+    let tokens = rows * sequence;
+    let mut token = || rng.random_range(FIRST_TOKEN..VOCABULARY as i64);
+    let input_ids: Vec<i64> = (0..tokens).map(|_| token()).collect();
+    let per_row = (0.15 * sequence as f64).round() as usize;
+    let masked_positions: Vec<i64> = (0..rows)
+        .flat_map(|row| (0..per_row).map(move |i| (row * sequence + i * sequence / per_row) as i64))
+        .collect();
+    let labels = masked_positions
+        .iter()
+        .map(|p| input_ids[*p as usize])
+        .collect();
+    Batch {
+        batch: rows,
+        sequence,
+        input_ids,
+        attention_mask: vec![1; tokens],
+        masked_positions,
+        labels,
+        real_tokens: tokens,
+        all_real: true,
     }
 }
 
 /// Largest resident size of this process so far, in bytes.
-fn peak_memory() -> u64 {
+pub(super) fn peak_memory() -> u64 {
     // SAFETY: `getrusage` fills the struct it is given.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();

@@ -5,8 +5,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "train")]
+pub mod bench_distill;
+#[cfg(feature = "train")]
 pub mod bench_train;
 pub mod corpus;
+#[cfg(feature = "train")]
+pub mod distill;
 pub mod doctor;
 pub mod generate;
 pub mod plot;
@@ -40,6 +44,14 @@ enum Command {
     /// Pre-train a BERT or mixture-of-experts BERT on a corpus.
     #[cfg(feature = "train")]
     Pretrain(pretrain::Pretrain),
+    /// Pre-train under a frozen teacher, and measure what was transferred.
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Distill(distill::Distill),
+    /// Time distilled steps on random tokens; `cargo xtask bench distill` calls it.
+    #[cfg(feature = "train")]
+    #[command(hide = true)]
+    BenchDistill(bench_distill::BenchDistill),
     /// Time training steps on random tokens; `cargo xtask bench train` calls it.
     #[cfg(feature = "train")]
     #[command(hide = true)]
@@ -68,6 +80,10 @@ pub fn main() -> ExitCode {
         Command::Generate(c) => c.run(),
         #[cfg(feature = "train")]
         Command::Pretrain(c) => c.run(),
+        #[cfg(feature = "train")]
+        Command::Distill(c) => c.run(),
+        #[cfg(feature = "train")]
+        Command::BenchDistill(c) => c.run(),
         #[cfg(feature = "train")]
         Command::BenchTrain(c) => c.run(),
         Command::Plot(c) => c.run(),

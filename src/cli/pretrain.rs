@@ -31,8 +31,14 @@ pub struct Pretrain {
 impl Pretrain {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
+        self.run_with(&[])
+    }
+
+    /// Runs the command with more settings, which win.
+    pub fn run_with(&self, settings: &[String]) -> Result<Outcome> {
+        let settings = [&self.set, settings].concat();
         let config =
-            RunConfig::load(&self.config, &self.set).context("cannot load the configuration")?;
+            RunConfig::load(&self.config, &settings).context("cannot load the configuration")?;
         bound_spinning();
         let stop = watch_for_ctrl_c()?;
         let mut terminal = Terminal::on_standard_error();

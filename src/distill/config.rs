@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::method::METHODS;
 use crate::train::config::ModelSection;
 
 /// Distillation from a frozen teacher into the model of the run.
@@ -89,18 +90,28 @@ pub enum Method {
     Cka,
 }
 
+impl Method {
+    /// The method of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let row = METHODS.iter().find(|row| row.name == name)?;
+        Some(row.method)
+    }
+}
+
 /// `distill.layers`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LayerMap {
     /// `uniform` or `identity`.
     Named(NamedMap),
     /// Pairs `[student, teacher]`, layers counted from 0.
     List(Vec<(usize, usize)>),
-    /// `uniform`.
-    #[default]
-    #[serde(skip)]
-    Default,
+}
+
+impl Default for LayerMap {
+    fn default() -> Self {
+        LayerMap::Named(NamedMap::Uniform)
+    }
 }
 
 /// A layer map with a name.
@@ -163,27 +174,27 @@ impl TermSchedule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelationsConfig {
-    /// Weight of the trunk: embedding output and the hidden state that leaves each layer.
+    /// Weight of the trunk: embedding output and the hidden state that leaves each layer. Default 1.
     pub trunk: f64,
-    /// Weight of the residual inner: what attention and feed-forward blocks add to the stream.
+    /// Weight of the residual inner: what attention and feed-forward blocks add to the stream. Default 1.
     pub inner: f64,
-    /// Weight of relations within attention: the query-key logits.
+    /// Weight of relations within attention: the query-key logits. Default 0.1: they are no cosines, and larger.
     pub attention: f64,
-    /// Weight of relations between value vectors.
+    /// Weight of relations between value vectors. Default 1.
     pub value: f64,
-    /// Take each row's mean over its features away before it is scaled to unit norm, as layer norm does.
+    /// Take each row's mean over its features away before it is scaled to unit norm, as layer norm does. Default true.
     pub center: bool,
-    /// Draw [CLS] and [SEP] among the positions too.
+    /// Draw [CLS] and [SEP] among the positions too. Default true.
     pub special_tokens: bool,
 }
 
 impl Default for RelationsConfig {
     fn default() -> Self {
         RelationsConfig {
-            trunk: 10.0,
-            inner: 10.0,
-            attention: 1.0,
-            value: 10.0,
+            trunk: 1.0,
+            inner: 1.0,
+            attention: 0.1,
+            value: 1.0,
             center: true,
             special_tokens: true,
         }
@@ -332,5 +343,10 @@ mod tests {
         let again: DistillConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(config, again);
         assert!(config.violations().is_empty());
+        let default = DistillConfig::default();
+        assert_eq!(
+            toml::from_str::<DistillConfig>(&toml::to_string(&default).unwrap()).unwrap(),
+            default
+        );
     }
 }

@@ -21,7 +21,7 @@ pub fn pairs(
         LayerMap::Named(NamedMap::Identity) => Err(format!(
             "`distill.layers = \"identity\"` needs equal depths: the student has {student} layers, the teacher {teacher}; hint: `uniform`"
         )),
-        LayerMap::Named(NamedMap::Uniform) | LayerMap::Default => Ok(uniform(student, teacher)),
+        LayerMap::Named(NamedMap::Uniform) => Ok(uniform(student, teacher)),
         LayerMap::List(list) => listed(list, student, teacher),
     }
 }

@@ -120,6 +120,87 @@ pub const METHODS: [Row; 5] = [
     },
 ];
 
+/// A student as the experiments compare them.
+#[derive(Clone, Copy, Debug)]
+pub struct Baseline {
+    /// Its name.
+    pub name: &'static str,
+    /// What it learns from.
+    pub what: &'static str,
+    /// Where it was published.
+    pub source: &'static str,
+    /// The settings that choose it; `TEACHER` stands for a model directory.
+    pub settings: &'static [&'static str],
+}
+
+/// Transfer capability distillation, its baselines and its controls (METHOD: "Transfer capability distillation").
+pub const BASELINES: [Baseline; 8] = [
+    Baseline {
+        name: "none",
+        what: "the masked-LM loss alone",
+        source: "Fedus et al. 2022 (Switch)",
+        settings: &["model.moe.num_experts=16"],
+    },
+    Baseline {
+        name: "relations",
+        what: "relations of a trained vanilla model's features",
+        source: "Lu, Zhao, Qin 2024",
+        settings: &["model.moe.num_experts=16", "distill.teacher=TEACHER"],
+    },
+    Baseline {
+        name: "logits",
+        what: "a trained vanilla model's softened predictions",
+        source: "Hinton, Vinyals, Dean 2015",
+        settings: &[
+            "model.moe.num_experts=16",
+            "distill.teacher=TEACHER",
+            "distill.method=logits",
+        ],
+    },
+    Baseline {
+        name: "hidden",
+        what: "a trained vanilla model's hidden states, through projections",
+        source: "Jiao et al. 2020 (TinyBERT)",
+        settings: &[
+            "model.moe.num_experts=16",
+            "distill.teacher=TEACHER",
+            "distill.method=hidden",
+        ],
+    },
+    Baseline {
+        name: "minilm",
+        what: "attention and value relations of its last layer",
+        source: "Wang et al. 2020 (MiniLM)",
+        settings: &[
+            "model.moe.num_experts=16",
+            "distill.teacher=TEACHER",
+            "distill.method=minilm",
+        ],
+    },
+    Baseline {
+        name: "cka",
+        what: "similarity of features as linear CKA measures it",
+        source: "Kornblith et al. 2019",
+        settings: &[
+            "model.moe.num_experts=16",
+            "distill.teacher=TEACHER",
+            "distill.method=cka",
+        ],
+    },
+    Baseline {
+        name: "random-teacher",
+        what: "relations of an untrained vanilla model's features",
+        source: "cf. Sarnthein et al. 2023",
+        settings: &["model.moe.num_experts=16", "distill.teacher=random"],
+    },
+    Baseline {
+        name: "moe-teacher",
+        what: "relations of a mixture's features, taught to a vanilla student",
+        source: "Lu, Zhao, Qin 2024, reversed",
+        settings: &["distill.teacher=TEACHER"],
+    },
+];
+
 /// The row of a method.
 pub fn row(method: Method) -> &'static Row {
     METHODS

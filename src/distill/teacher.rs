@@ -32,12 +32,12 @@ pub enum DistillError {
     #[error("`distill.random.model` cannot be")]
     Random(#[from] ConfigError),
     /// Teacher and corpus do not go together.
-    #[error("the teacher `{}` and the corpus have different tokenizers: {teacher} and {corpus} (hashes); hint: build the corpus with the teacher's tokenizer (`tcd corpus build --tokenizer {}`)", path.display(), path.display())]
+    #[error("the model `{}` and the corpus have different tokenizers: {model} and {corpus} (hashes); hint: build the corpus with the model's tokenizer (`tcd corpus build --tokenizer {}`)", path.display(), path.display())]
     Tokenizers {
-        /// Teacher.
+        /// Model directory.
         path: PathBuf,
         /// Hash of its tokenizer.
-        teacher: String,
+        model: String,
         /// Hash of the corpus's.
         corpus: String,
     },
@@ -100,23 +100,8 @@ impl TeacherModel {
 
     fn load(path: PathBuf, needs_head: bool, pupil: &Pupil) -> Result<Self, DistillError> {
         let dir = ModelDir::open(&path)?;
-        let tokenizer = Tokenizer::load(&dir.tokenizer_file()?)?;
-        if tokenizer.hash() != pupil.tokenizer.hash() {
-            return Err(DistillError::Tokenizers {
-                path,
-                teacher: tokenizer.hash().to_string(),
-                corpus: pupil.tokenizer.hash().to_string(),
-            });
-        }
+        Self::check_tokenizer(&dir, pupil.tokenizer)?;
         let arch = dir.architecture().clone();
-        if arch.vocab_size < tokenizer.vocab_size() {
-            return Err(DistillError::Unfit(format!(
-                "the teacher `{}` has {} word embeddings for {} tokens",
-                path.display(),
-                arch.vocab_size,
-                tokenizer.vocab_size()
-            )));
-        }
         if needs_head && dir.head() != Head::MaskedLm {
             return Err(DistillError::Unfit(format!(
                 "the teacher `{}` has no masked-LM head, which the method reads",
@@ -136,6 +121,31 @@ impl TeacherModel {
             Ok(tensor.expect("a strict load has every parameter").to_vec())
         })?;
         Ok(Self::assemble(arch, key, store, head))
+    }
+
+    /// Checks that a model reads the corpus's tokens.
+    ///
+    /// # Errors
+    /// Another tokenizer, or fewer word embeddings than tokens.
+    pub fn check_tokenizer(dir: &ModelDir, corpus: &Tokenizer) -> Result<(), DistillError> {
+        let path = dir.path();
+        let own = Tokenizer::load(&dir.tokenizer_file()?)?;
+        if own.hash() != corpus.hash() {
+            return Err(DistillError::Tokenizers {
+                path: path.to_path_buf(),
+                model: own.hash().to_string(),
+                corpus: corpus.hash().to_string(),
+            });
+        }
+        let rows = dir.architecture().vocab_size;
+        if rows < own.vocab_size() {
+            return Err(DistillError::Unfit(format!(
+                "`{}` has {rows} word embeddings for {} tokens",
+                path.display(),
+                own.vocab_size()
+            )));
+        }
+        Ok(())
     }
 
     fn draw(config: &DistillConfig, row: &Row, pupil: &Pupil) -> Result<Self, DistillError> {
