@@ -5,24 +5,28 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::method::METHODS;
 use crate::train::config::ModelSection;
 
 /// Distillation from a frozen teacher into the model of the run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DistillConfig {
     /// A model directory, or `random` for an untrained teacher. Required.
+    #[schemars(with = "String")]
     pub teacher: Teacher,
-    /// What is transferred. Default `relations`.
+    /// What is transferred: `relations`, `logits`, `hidden`, `minilm` or `cka` (`tcd distill methods` lists them). Default
+    /// `relations`.
     pub method: Method,
-    /// Layer pairs. Default `uniform`.
+    /// Layer pairs: `uniform` (every layer of the shallower model with the one at the same relative depth), `identity`, or a
+    /// list of pairs `[student, teacher]`, layers counted from 0. Default `uniform`.
     pub layers: LayerMap,
     /// Positions drawn from each batch, the same in teacher and student, padding left out; 0 for all. Default 1024.
     pub positions: Positions,
-    /// Weights of the terms over time. Default constant.
+    /// Weights of the terms over time.
     pub schedule: TermSchedule,
     /// Settings of `method = "relations"`.
     pub relations: RelationsConfig,
@@ -39,7 +43,7 @@ pub struct DistillConfig {
 }
 
 /// `distill.teacher`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "String", into = "String")]
 pub enum Teacher {
     /// Untrained, drawn from `distill.random.seed`.
@@ -73,7 +77,7 @@ impl From<Teacher> for String {
 }
 
 /// `distill.method`: see [`super::method::METHODS`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Transfer capability distillation: relations between features (Lu, Zhao, Qin 2024).
@@ -99,7 +103,7 @@ impl Method {
 }
 
 /// `distill.layers`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum LayerMap {
     /// `uniform` or `identity`.
@@ -115,7 +119,7 @@ impl Default for LayerMap {
 }
 
 /// A layer map with a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NamedMap {
     /// Every layer of the shallower model, its partner at the same relative depth.
@@ -125,7 +129,7 @@ pub enum NamedMap {
 }
 
 /// `distill.positions`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Positions(pub usize);
 
@@ -136,42 +140,55 @@ impl Default for Positions {
 }
 
 /// How the weight of all terms goes over time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "shape", deny_unknown_fields)]
-pub enum TermSchedule {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TermSchedule {
+    /// `constant`; `warmup`, from 0 to full over the first `steps`; or `anneal`, full until `start`, then to 0 over `steps`.
+    /// Default `constant`.
+    pub shape: Shape,
+    /// Last step at full weight, of `anneal`. Default 0.
+    pub start: u64,
+    /// Steps of the way up or down; at least 1. Default 1000.
+    pub steps: u64,
+}
+
+/// `distill.schedule.shape`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
     /// Always full.
     #[default]
     Constant,
-    /// From 0 to full over the first `steps`.
-    Warmup {
-        /// Steps.
-        steps: u64,
-    },
-    /// Full until `start`, then to 0 over `steps`.
-    Anneal {
-        /// Last step at full weight.
-        start: u64,
-        /// Steps of the way down.
-        steps: u64,
-    },
+    /// From 0 to full.
+    Warmup,
+    /// From full to 0.
+    Anneal,
+}
+
+impl Default for TermSchedule {
+    fn default() -> Self {
+        TermSchedule {
+            shape: Shape::Constant,
+            start: 0,
+            steps: 1000,
+        }
+    }
 }
 
 impl TermSchedule {
     /// The factor on every weight at a step, in [0, 1].
     pub fn factor(self, step: u64) -> f64 {
-        match self {
-            TermSchedule::Constant => 1.0,
-            TermSchedule::Warmup { steps } => ((step + 1) as f64 / steps.max(1) as f64).min(1.0),
-            TermSchedule::Anneal { start, steps } => {
-                let past = step.saturating_sub(start) as f64;
-                (1.0 - past / steps.max(1) as f64).max(0.0)
-            }
+        let steps = self.steps.max(1) as f64;
+        match self.shape {
+            Shape::Constant => 1.0,
+            Shape::Warmup => ((step + 1) as f64 / steps).min(1.0),
+            Shape::Anneal => (1.0 - step.saturating_sub(self.start) as f64 / steps).max(0.0),
         }
     }
 }
 
 /// Settings of transfer capability distillation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelationsConfig {
     /// Weight of the trunk: embedding output and the hidden state that leaves each layer. Default 1.
@@ -202,7 +219,7 @@ impl Default for RelationsConfig {
 }
 
 /// Settings of logit distillation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogitsConfig {
     /// Weight of the term. Default 1.
@@ -221,7 +238,7 @@ impl Default for LogitsConfig {
 }
 
 /// Settings of MiniLM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MiniLmConfig {
     /// Weight of the attention relation. Default 1.
@@ -240,7 +257,7 @@ impl Default for MiniLmConfig {
 }
 
 /// Settings of a method with one weight.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WeightConfig {
     /// Weight of the term. Default 1.
@@ -254,12 +271,12 @@ impl Default for WeightConfig {
 }
 
 /// The untrained teacher (cf. Sarnthein et al. 2023).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomTeacher {
     /// Seed of its weights. Default 0.
     pub seed: u64,
-    /// Its size; where absent, the student's without experts.
+    /// Its size. Default: the student's, without experts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelSection>,
 }
@@ -296,11 +313,8 @@ impl DistillConfig {
         if self.positions.0 == 1 {
             lines.push("`distill.positions` must be 0 (all) or at least 2: 1".to_string());
         }
-        match self.schedule {
-            TermSchedule::Warmup { steps: 0 } | TermSchedule::Anneal { steps: 0, .. } => {
-                lines.push("`distill.schedule.steps` must be at least 1: 0".to_string());
-            }
-            _ => {}
+        if self.schedule.steps == 0 {
+            lines.push("`distill.schedule.steps` must be at least 1: 0".to_string());
         }
         lines
     }
@@ -312,20 +326,18 @@ mod tests {
 
     #[test]
     fn schedules_reach_what_they_say() {
-        assert_eq!(TermSchedule::Constant.factor(7), 1.0);
-        let warmup = TermSchedule::Warmup { steps: 4 };
-        assert_eq!(
-            [0, 1, 3, 9].map(|s| warmup.factor(s)),
-            [0.25, 0.5, 1.0, 1.0]
-        );
-        let anneal = TermSchedule::Anneal {
-            start: 10,
-            steps: 4,
+        let schedule = |shape, start, steps| TermSchedule {
+            shape,
+            start,
+            steps,
         };
-        assert_eq!(
-            [0, 10, 11, 14, 99].map(|s| anneal.factor(s)),
-            [1.0, 1.0, 0.75, 0.0, 0.0]
-        );
+        assert_eq!(TermSchedule::default().factor(7), 1.0);
+        let warmup = schedule(Shape::Warmup, 0, 4);
+        let factors = [0, 1, 3, 9].map(|s| warmup.factor(s));
+        assert_eq!(factors, [0.25, 0.5, 1.0, 1.0]);
+        let anneal = schedule(Shape::Anneal, 10, 4);
+        let factors = [0, 10, 11, 14, 99].map(|s| anneal.factor(s));
+        assert_eq!(factors, [1.0, 1.0, 0.75, 0.0, 0.0]);
     }
 
     #[test]

@@ -38,22 +38,36 @@ pub fn relation_loss(student: &Tensor, teacher: &Tensor, center: bool) -> Tensor
     let (n, hs, ht) = (student.size()[1], student.size()[2], teacher.size()[2]);
     let (x, y) = (unit_rows(student, center), unit_rows(teacher, center));
     let pairs = (n * (n - 1)) as f64;
-    let total = if hs * hs + hs * ht + ht * ht < n * (hs + ht) {
-        // The squares of whole relations, less their diagonals, which differ only where a row is zero.
-        let norms = |v: &Tensor| {
-            v.square()
-                .sum_dim_intlist([-1i64].as_slice(), false, v.kind())
-        }; // [K, n]
-        let diagonal = sum_squares(&(norms(&x) - norms(&y)).unsqueeze(-1));
-        let product = |a: &Tensor, b: &Tensor| sum_squares(&a.transpose(1, 2).matmul(b));
-        (product(&x, &x) - product(&x, &y) * 2.0 + product(&y, &y) - diagonal).clamp_min(0.0)
-    } else {
-        let relation = |v: &Tensor| v.matmul(&v.transpose(1, 2)); // [K, n, n]
-        let difference = relation(&x) - relation(&y);
-        let diagonal = difference.diagonal(0, 1, 2).unsqueeze(-1); // [K, n, 1]
-        sum_squares(&difference) - sum_squares(&diagonal)
-    };
-    total / pairs
+    if hs * hs + hs * ht + ht * ht < n * (hs + ht) {
+        return narrow_loss(&x, &y, pairs);
+    }
+    let relation = |v: &Tensor| v.matmul(&v.transpose(1, 2)); // [K, n, n]
+    let difference = relation(&x) - relation(&y);
+    let diagonal = difference.diagonal(0, 1, 2).unsqueeze(-1); // [K, n, 1]
+    (sum_squares(&difference) - sum_squares(&diagonal)) / pairs
+}
+
+/// The same loss of unit rows by products of size H x H, with its gradient `4 (X (X^T X) - Y (Y^T X))` written out: autograd
+/// would take two products for the first part and keep them all.
+fn narrow_loss(x: &Tensor, y: &Tensor, pairs: f64) -> Tensor {
+    let (value, gradient) = tch::no_grad(|| {
+        let own = x.transpose(1, 2).matmul(x); // [K, H_s, H_s]
+        let cross = y.transpose(1, 2).matmul(x); // [K, H_t, H_s]
+        let other = y.transpose(1, 2).matmul(y); // [K, H_t, H_t]
+        // The diagonals differ only where a row is zero.
+        let norms = |v: &Tensor| v.norm_scalaropt_dim(2.0, [-1i64].as_slice(), false);
+        let diagonal = (norms(x).square() - norms(y).square()).unsqueeze(-1); // [K, n, 1]
+        let total = sum_squares(&own) - sum_squares(&cross) * 2.0 + sum_squares(&other)
+            - sum_squares(&diagonal);
+        let gradient = (x.matmul(&own) - y.matmul(&cross)) * (4.0 / pairs); // [K, n, H_s]
+        (total.clamp_min(0.0) / pairs, gradient)
+    });
+    if !x.requires_grad() {
+        return value;
+    }
+    // Zero, with that gradient.
+    let slope = (x * gradient).sum_dim_intlist([1i64, 2].as_slice(), false, x.kind()); // [K]
+    value + &slope - slope.detach()
 }
 
 /// `[K, a, b]` to `[K]`.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -17,11 +18,12 @@ use crate::model::{Initialisation, ModelError, Store, normal};
 use crate::seed::{Stream, rng};
 
 /// `[init]`: where the weights of a run start.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct InitConfig {
-    /// A model directory to copy from, of the same sizes; a vanilla one for a mixture of experts is upcycled. Default none:
+    /// A model directory to copy from, of the same sizes; a vanilla one for a mixture of experts is upcycled. Default: none,
     /// weights are drawn.
+    #[schemars(example = &"runs/vanilla/model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// Noise added to each copy of a feed-forward block, as a share of its weights' root mean square, so that experts
