@@ -8,10 +8,14 @@ use clap::{Parser, Subcommand};
 pub mod bench_train;
 pub mod corpus;
 pub mod doctor;
+pub mod eval;
 pub mod generate;
+pub mod glue;
 pub mod plot;
 #[cfg(feature = "train")]
 pub mod pretrain;
+mod progress;
+pub mod submit;
 pub mod tokenizer;
 
 /// Transfer capability distillation: pre-train, distil, fine-tune, export, evaluate and explain BERT and
@@ -42,6 +46,13 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(hide = true)]
     BenchTrain(bench_train::BenchTrain),
+    /// Score fine-tuned models on GLUE, on any engine.
+    Eval(eval::Eval),
+    /// Write and check the submission for the GLUE server.
+    Submit(submit::Submit),
+    /// Look at GLUE's data, and sum up and compare results on it.
+    #[command(subcommand)]
+    Glue(glue::Glue),
     /// Draw figures from runs.
     #[command(subcommand)]
     Plot(plot::Plot),
@@ -68,6 +79,9 @@ pub fn main() -> ExitCode {
         Command::Pretrain(c) => c.run(),
         #[cfg(feature = "train")]
         Command::BenchTrain(c) => c.run(),
+        Command::Eval(c) => c.run(),
+        Command::Submit(c) => c.run(),
+        Command::Glue(c) => c.run(),
         Command::Plot(c) => c.run(),
     };
     match outcome {
