@@ -17,6 +17,8 @@ pub mod pretrain;
 mod progress;
 pub mod submit;
 pub mod tokenizer;
+#[cfg(feature = "train")]
+pub mod training;
 
 /// Transfer capability distillation: pre-train, distil, fine-tune, export, evaluate and explain BERT and
 /// mixture-of-experts BERT.
