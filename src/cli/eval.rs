@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +11,7 @@ use clap::Args;
 use serde_json::json;
 use tcd_export::runtime::{Options, Runnable, Runtime};
 
+use super::interrupt::watch_for_ctrl_c;
 use super::progress::Progress;
 use super::{Outcome, note, out};
 use crate::data::glue::{Found, Role, Split, SplitData, TASKS, Task, read_split};
@@ -61,7 +61,12 @@ pub struct Eval {
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     sessions: u16,
     /// Positions of a batch, padding included.
-    #[arg(long, default_value_t = 4096, value_name = "N", conflicts_with = "batch_size")]
+    #[arg(
+        long,
+        default_value_t = 4096,
+        value_name = "N",
+        conflicts_with = "batch_size"
+    )]
     batch_tokens: usize,
     /// Rows of a batch, in place of `--batch-tokens`.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -111,20 +116,6 @@ pub(super) fn tasks(names: &[String]) -> Result<Vec<&'static Task>> {
         .collect()
 }
 
-/// A flag that Ctrl-C sets; a second one ends the program.
-pub(super) fn stop_flag(told: &'static str) -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let handler = stop.clone();
-    ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        note(told);
-    })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(stop)
-}
-
 /// One model on one split.
 struct Job {
     model: Rc<Model>,
@@ -147,14 +138,17 @@ impl Eval {
         let tasks = tasks(&self.task)?;
         let all = self.task.iter().any(|name| name == "all");
         if self.name.is_some() && self.model.len() > 1 {
-            bail!("`--name` is for one model, and {} are given", self.model.len());
+            bail!(
+                "`--name` is for one model, and {} are given",
+                self.model.len()
+            );
         }
         let runtime = runtimes::runtime(self.runtime.as_deref()).map_err(anyhow::Error::msg)?;
         let version = runtime
             .check()
             .map_err(anyhow::Error::from_boxed)
             .with_context(|| format!("cannot use the engine `{}`", runtime.name()))?;
-        let stop = stop_flag("stopping after this batch; what is done is kept")?;
+        let stop = watch_for_ctrl_c("stopping after this batch; what is done is kept")?;
         let mut cache = Cache::default();
         let jobs = self.jobs(&tasks, all, &mut cache)?;
         let (part, parts) = self.shard.unwrap_or((0, 1));
@@ -169,11 +163,18 @@ impl Eval {
                 say(&result::read(&file)?, " (done before)");
                 continue;
             }
-            if sessions.as_ref().is_none_or(|(path, _)| *path != job.model.path) {
-                sessions = Some((job.model.path.clone(), self.sessions(&job.model, &*runtime)?));
+            if sessions
+                .as_ref()
+                .is_none_or(|(path, _)| *path != job.model.path)
+            {
+                sessions = Some((
+                    job.model.path.clone(),
+                    self.sessions(&job.model, &*runtime)?,
+                ));
             }
             let (_, sessions) = sessions.as_mut().context("no session")?;
-            let result = self.evaluate(job, sessions, &*runtime, &version, key, &stop, &mut cache)?;
+            let result =
+                self.evaluate(job, sessions, &*runtime, &version, key, &stop, &mut cache)?;
             let Some(result) = result else {
                 note("stopped; the same command goes on from here");
                 return Ok(Outcome::Done);
@@ -199,7 +200,10 @@ impl Eval {
         match role {
             Some(role) => Ok(task.splits_of(role).collect()),
             None if named => Ok(task.split(&self.split).into_iter().collect()),
-            None => bail!("there is no split `{}`; hint: train, dev or test", self.split),
+            None => bail!(
+                "there is no split `{}`; hint: train, dev or test",
+                self.split
+            ),
         }
     }
 
@@ -219,7 +223,10 @@ impl Eval {
                 let wanted = task.answered_by.unwrap_or(task.name);
                 if own.is_some_and(|own| own.name != wanted) && tasks.len() > 1 {
                     if !all {
-                        note(&format!("{name} is not fine-tuned for {}: left out", task.name));
+                        note(&format!(
+                            "{name} is not fine-tuned for {}: left out",
+                            task.name
+                        ));
                     }
                     continue;
                 }
@@ -325,7 +332,11 @@ impl Eval {
             })
             .collect::<Result<_>>()
             .with_context(|| {
-                format!("cannot load `{}` on {}", model.path.display(), runtime.name())
+                format!(
+                    "cannot load `{}` on {}",
+                    model.path.display(),
+                    runtime.name()
+                )
             })
     }
 
@@ -360,7 +371,9 @@ impl Eval {
         stop: &AtomicBool,
         cache: &mut Cache,
     ) -> Result<Option<TaskResult>> {
-        let Job { model, data, map, .. } = job;
+        let Job {
+            model, data, map, ..
+        } = job;
         let what = format!("{} {} {}", job.name, data.task.name, data.split.name);
         let max_length = self.row_length(job);
         let place = (
@@ -396,8 +409,8 @@ impl Eval {
         };
         drop(progress);
         let seconds = start.elapsed().as_secs_f64();
-        let judged = result::judge(data, &logits, map)
-            .with_context(|| format!("cannot score {what}"))?;
+        let judged =
+            result::judge(data, &logits, map).with_context(|| format!("cannot score {what}"))?;
         let finetuning = model.notes.get("finetuning").cloned();
         let result = TaskResult {
             schema: SCHEMA.to_owned(),
@@ -424,14 +437,15 @@ impl Eval {
                 version: version.to_owned(),
                 threads: self.session_threads(),
                 sessions: sessions.len(),
-                seconds,
-                rows_per_second: set.rows.len() as f64 / seconds,
+                seconds: Some(seconds),
+                rows_per_second: Some(set.rows.len() as f64 / seconds),
             },
             finetuning: finetuning
                 .and_then(|value| serde_json::from_value::<FinetuneRecord>(value).ok()),
             key,
         };
-        let predictions = result::predictions(data.task, &data.examples, &judged.answers, &logits, map);
+        let predictions =
+            result::predictions(data.task, &data.examples, &judged.answers, &logits, map);
         result::write(&self.dir(job), &result, &predictions)?;
         Ok(Some(result))
     }
@@ -449,7 +463,7 @@ fn say(result: &TaskResult, how: &str) {
         })
         .collect();
     out(&format!(
-        "{} {} {}: {}, {} rows, {:.0} rows/s{how}",
+        "{} {} {}: {}, {} rows{}{how}",
         result.model.name,
         result.task,
         result.split,
@@ -459,10 +473,16 @@ fn say(result: &TaskResult, how: &str) {
             scores.join(", ")
         },
         result.data.rows,
-        result.runtime.rows_per_second,
+        result
+            .runtime
+            .rows_per_second
+            .map_or(String::new(), |rate| format!(", {rate:.0} rows/s")),
     ));
     for warning in &result.warnings {
-        note(&format!("warning: {} {}: {warning}", result.task, result.split));
+        note(&format!(
+            "warning: {} {}: {warning}",
+            result.task, result.split
+        ));
     }
 }
 

@@ -219,7 +219,10 @@ impl Compare {
                 note(&format!("{} {}: labels are hidden", a.task, a.split));
                 continue;
             }
-            let (x, y) = pair(&read_predictions(dir, task)?, &read_predictions(other, task)?)?;
+            let (x, y) = pair(
+                &read_predictions(dir, task)?,
+                &read_predictions(other, task)?,
+            )?;
             let found = compare(&x, &y, task.metrics, self.draws as usize, self.seed);
             if self.json {
                 let mut line = json!({"task": a.task, "split": a.split, "first_model": a.model.name, "second_model": b.model.name});

@@ -9,8 +9,11 @@ pub mod bench_train;
 pub mod corpus;
 pub mod doctor;
 pub mod eval;
+#[cfg(feature = "train")]
+pub mod finetune;
 pub mod generate;
 pub mod glue;
+mod interrupt;
 pub mod plot;
 #[cfg(feature = "train")]
 pub mod pretrain;
@@ -48,6 +51,9 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(hide = true)]
     BenchTrain(bench_train::BenchTrain),
+    /// Fine-tune a model on GLUE tasks, with a grid of settings and seeds.
+    #[cfg(feature = "train")]
+    Finetune(finetune::Finetune),
     /// Score fine-tuned models on GLUE, on any engine.
     Eval(eval::Eval),
     /// Write and check the submission for the GLUE server.
@@ -81,6 +87,8 @@ pub fn main() -> ExitCode {
         Command::Pretrain(c) => c.run(),
         #[cfg(feature = "train")]
         Command::BenchTrain(c) => c.run(),
+        #[cfg(feature = "train")]
+        Command::Finetune(c) => c.run(),
         Command::Eval(c) => c.run(),
         Command::Submit(c) => c.run(),
         Command::Glue(c) => c.run(),

@@ -2,27 +2,20 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use super::note;
+use super::{interrupt, note};
 use crate::train::run::Observer;
 
 /// A flag that the first Ctrl-C sets, so that the run saves and ends; the second ends the process. Once a process.
 pub fn watch_for_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let handler = stop.clone();
-    ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        note("stopping after this step; press Ctrl-C again to stop at once, without saving");
-    })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(stop)
+    interrupt::watch_for_ctrl_c(
+        "stopping after this step; press Ctrl-C again to stop at once, without saving",
+    )
 }
 
 /// A progress line on a terminal; elsewhere a line now and then.

@@ -21,7 +21,9 @@ pub enum CompareError {
     #[error("the predictions are not of the same rows: {0}")]
     Rows(String),
     /// There is nothing to score against.
-    #[error("the predictions have no labels beside them: a test set with hidden labels is never scored")]
+    #[error(
+        "the predictions have no labels beside them: a test set with hidden labels is never scored"
+    )]
     Hidden,
 }
 
@@ -161,7 +163,10 @@ mod tests {
         let gold: Vec<usize> = (0..100).map(|i| i % 2).collect();
         let same = classes(gold.iter().map(|g| 1 - g).collect(), &gold);
         let c = compare(&same, &same, &[Metric::Accuracy], 200, 1);
-        assert_eq!((c.difference, c.low, c.high, c.p_value), (0.0, 0.0, 0.0, 1.0));
+        assert_eq!(
+            (c.difference, c.low, c.high, c.p_value),
+            (0.0, 0.0, 0.0, 1.0)
+        );
     }
 
     #[test]
@@ -180,7 +185,10 @@ mod tests {
         assert!((c.p_value - 0.0093).abs() < 0.006, "{c:?}");
         assert_eq!(c, compare(&first, &second, &[Metric::Accuracy], 4000, 7));
         let back = compare(&second, &first, &[Metric::Accuracy], 4000, 7);
-        assert_eq!((back.low, back.high, back.p_value), (-c.high, -c.low, c.p_value));
+        assert_eq!(
+            (back.low, back.high, back.p_value),
+            (-c.high, -c.low, c.p_value)
+        );
     }
 
     #[test]
@@ -190,9 +198,18 @@ mod tests {
             predicted: predicted.to_vec(),
             gold: vec![0.0, 1.0],
         };
-        let c = compare(&scores([0.0, 1.0]), &scores([1.0, 0.0]), &[Metric::Pearson], 400, 3);
+        let c = compare(
+            &scores([0.0, 1.0]),
+            &scores([1.0, 0.0]),
+            &[Metric::Pearson],
+            400,
+            3,
+        );
         assert!(c.undefined > 140 && c.undefined < 260, "{c:?}");
-        assert!((c.low + 2.0).abs() < 1e-12 && (c.high + 2.0).abs() < 1e-12, "{c:?}");
+        assert!(
+            (c.low + 2.0).abs() < 1e-12 && (c.high + 2.0).abs() < 1e-12,
+            "{c:?}"
+        );
     }
 
     /// ```python

@@ -4,11 +4,13 @@
 //! from the end of its longer text, one at a time, the second text's where both are as long, as BERT's own code does it. Every
 //! runtime and fine-tuning read the same encoded set.
 
+use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use tcd_export::runtime::Feed;
 
 use crate::data::glue::Example;
 use crate::data::tokenizer::{Tokenizer, TokenizerError};
+use crate::seed::{Stream, rng};
 
 /// One encoded row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +119,24 @@ pub fn batches(set: &EncodedSet, size: BatchSize) -> Vec<Vec<usize>> {
     batches
 }
 
+/// Batches of a training window; rows within a window are sorted by length.
+const WINDOW: usize = 50;
+
+/// Batches of one epoch of training: rows shuffled, each window of 50 batches sorted by length so that batches hold rows of about
+/// one length, batches shuffled. A function of seed and epoch; every row comes once.
+pub fn training_batches(set: &EncodedSet, rows: usize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
+    let mut random = rng(seed, Stream::Data, &[epoch]);
+    let mut order: Vec<usize> = (0..set.rows.len()).collect();
+    order.shuffle(&mut random);
+    let mut batches = Vec::with_capacity(order.len().div_ceil(rows));
+    for window in order.chunks_mut(rows.saturating_mul(WINDOW)) {
+        window.sort_by_key(|&i| set.rows[i].ids.len());
+        batches.extend(window.chunks(rows).map(<[usize]>::to_vec));
+    }
+    batches.shuffle(&mut random);
+    batches
+}
+
 /// A padded batch, owning what a [`Feed`] borrows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Padded {
@@ -149,7 +169,9 @@ impl Padded {
             padded.input_ids.resize(cells, i64::from(set.pad));
             padded.attention_mask.resize(cells - fill, 1);
             padded.attention_mask.resize(cells, 0);
-            padded.token_type_ids.resize(cells - padded.sequence + second, 0);
+            padded
+                .token_type_ids
+                .resize(cells - padded.sequence + second, 0);
             padded.token_type_ids.resize(cells - fill, 1);
             padded.token_type_ids.resize(cells, 0);
         }
@@ -233,6 +255,37 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_has_every_row_once_in_batches_of_like_lengths() {
+        let lengths: Vec<usize> = (0..2000).map(|i| 2 + (i * 7919) % 60).collect();
+        let set = set(&lengths);
+        let epoch = training_batches(&set, 16, 1, 0);
+        let mut seen: Vec<usize> = epoch.iter().flatten().copied().collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..2000).collect::<Vec<_>>());
+        assert_eq!(epoch, training_batches(&set, 16, 1, 0));
+        assert_ne!(epoch, training_batches(&set, 16, 1, 1));
+        assert_ne!(epoch, training_batches(&set, 16, 2, 0));
+        let padding = |batches: &[Vec<usize>]| {
+            let padded = batches.iter().map(|b| Padded::new(&set, b));
+            padded
+                .map(|p| p.attention_mask.iter().filter(|&&m| m == 0).count())
+                .sum::<usize>()
+        };
+        let shuffled: Vec<Vec<usize>> = {
+            let mut order: Vec<usize> = epoch.iter().flatten().copied().collect();
+            order.shuffle(&mut rng(3, Stream::Data, &[]));
+            order.chunks(16).map(<[usize]>::to_vec).collect()
+        };
+        assert!(10 * padding(&epoch) < padding(&shuffled));
+        // Short and long batches come in turns, not sorted.
+        let rising = epoch
+            .windows(2)
+            .filter(|w| lengths[w[0][0]] <= lengths[w[1][0]])
+            .count();
+        assert!(rising > 40 && rising < 90, "{rising} of {}", epoch.len());
+    }
+
+    #[test]
     fn a_batch_is_padded_to_its_longest_row() {
         let padded = Padded::new(&set(&[2, 5, 3]), &[2, 0]);
         assert_eq!((padded.batch, padded.sequence), (2, 3));
@@ -263,8 +316,15 @@ mod tests {
         assert_eq!(ids[1], [2, 5, 6, 3, 6, 7, 3]);
         assert_eq!(ids[2], [2, 3, 3]);
         assert_eq!(ids[3].len(), 7);
-        assert_eq!(ids[3].iter().filter(|&&id| id == 3).count(), 1, "no text forges a separator");
-        assert_eq!(set.rows.iter().map(|r| r.second).collect::<Vec<_>>(), [4, 4, 2, 7]);
+        assert_eq!(
+            ids[3].iter().filter(|&&id| id == 3).count(),
+            1,
+            "no text forges a separator"
+        );
+        assert_eq!(
+            set.rows.iter().map(|r| r.second).collect::<Vec<_>>(),
+            [4, 4, 2, 7]
+        );
         assert_eq!(set.truncated, 2);
     }
 }

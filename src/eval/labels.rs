@@ -67,7 +67,9 @@ impl LabelMap {
         if names.is_empty() || names.iter().any(unnamed) {
             return Err(format!(
                 "its labels have no names{}, so their order is not known; {tell}",
-                names.first().map_or(String::new(), |n| format!(" but `{n}` and the like"))
+                names
+                    .first()
+                    .map_or(String::new(), |n| format!(" but `{n}` and the like"))
             ));
         }
         let to_task = names
@@ -104,8 +106,8 @@ impl LabelMap {
         }
         let mut best: Option<(usize, f32)> = None;
         for (&label, &value) in self.to_task.iter().zip(outputs) {
-            let better = best
-                .is_none_or(|(other, top)| value > top || (value == top && label < other));
+            let better =
+                best.is_none_or(|(other, top)| value > top || (value == top && label < other));
             if better {
                 best = Some((label, value));
             }
@@ -138,9 +140,12 @@ mod tests {
     #[test]
     fn outputs_are_matched_by_name() {
         let mnli = Task::find("MNLI").unwrap();
-        let map =
-            LabelMap::classes(mnli, &names(&["CONTRADICTION", "entailment", "Neutral"]), None)
-                .unwrap();
+        let map = LabelMap::classes(
+            mnli,
+            &names(&["CONTRADICTION", "entailment", "Neutral"]),
+            None,
+        )
+        .unwrap();
         assert_eq!(map.answer(&[3.0, 1.0, 2.0]), Some(Answer::Class(2)));
         assert_eq!(map.in_task_order(&[3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
         assert_eq!(map.answer(&[1.0, 1.0, 1.0]), Some(Answer::Class(0)));
@@ -163,14 +168,27 @@ mod tests {
             (&["entailment", "neutral", "other"], "`other`"),
             (&["entailment", "not_entailment"], "`not_entailment`"),
             (&["entailment", "neutral"], "each of the task's once"),
-            (&["entailment", "neutral", "neutral"], "each of the task's once"),
+            (
+                &["entailment", "neutral", "neutral"],
+                "each of the task's once",
+            ),
         ] {
             let error = LabelMap::classes(mnli, &names(labels), None).unwrap_err();
-            assert!(error.contains(said) && error.contains("--label-order"), "{error}");
+            assert!(
+                error.contains(said) && error.contains("--label-order"),
+                "{error}"
+            );
         }
         let told = names(&["contradiction", "entailment", "neutral"]);
-        let map = LabelMap::classes(mnli, &names(&["LABEL_0", "LABEL_1", "LABEL_2"]), Some(&told));
-        assert_eq!(map.unwrap().answer(&[1.0, 0.0, 0.0]), Some(Answer::Class(2)));
+        let map = LabelMap::classes(
+            mnli,
+            &names(&["LABEL_0", "LABEL_1", "LABEL_2"]),
+            Some(&told),
+        );
+        assert_eq!(
+            map.unwrap().answer(&[1.0, 0.0, 0.0]),
+            Some(Answer::Class(2))
+        );
         assert!(LabelMap::regression(&names(&["a", "b"])).is_err());
         let score = LabelMap::regression(&[]).unwrap().answer(&[2.5]);
         assert_eq!(score, Some(Answer::Score(2.5)));

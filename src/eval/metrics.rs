@@ -196,8 +196,20 @@ mod tests {
     /// print(matthews_corrcoef(g, p), accuracy_score(g, p), f1_score(g, p, zero_division=0))
     /// ```
     const CLASSES: [ClassRow; 9] = [
-        (&[1, 0, 1, 1, 0, 1, 0, 0], &[1, 0, 0, 1, 0, 1, 1, 0], 0.5, 0.75, 0.75),
-        (&[1, 1, 1, 1, 1, 1], &[1, 0, 1, 1, 0, 1], 0.0, 0.6666666666666666, 0.8),
+        (
+            &[1, 0, 1, 1, 0, 1, 0, 0],
+            &[1, 0, 0, 1, 0, 1, 1, 0],
+            0.5,
+            0.75,
+            0.75,
+        ),
+        (
+            &[1, 1, 1, 1, 1, 1],
+            &[1, 0, 1, 1, 0, 1],
+            0.0,
+            0.6666666666666666,
+            0.8,
+        ),
         (&[0, 0, 0, 0], &[1, 0, 1, 1], 0.0, 0.25, 0.0),
         (&[1, 1, 1], &[1, 1, 1], 0.0, 1.0, 1.0),
         (&[0, 0, 0], &[0, 0, 0], 0.0, 1.0, 0.0),
@@ -220,8 +232,14 @@ mod tests {
                 predicted: p.to_vec(),
                 gold: g.to_vec(),
             };
-            assert!(close(answers.score(Metric::Matthews), matthews), "{p:?} {g:?}");
-            assert!(close(answers.score(Metric::Accuracy), accuracy), "{p:?} {g:?}");
+            assert!(
+                close(answers.score(Metric::Matthews), matthews),
+                "{p:?} {g:?}"
+            );
+            assert!(
+                close(answers.score(Metric::Accuracy), accuracy),
+                "{p:?} {g:?}"
+            );
             if !f1.is_nan() {
                 assert!(close(answers.score(Metric::F1), f1), "{p:?} {g:?}");
             }
@@ -253,11 +271,26 @@ mod tests {
         ),
         (&[2.0, 2.0, 2.0], &[1.0, 2.0, 3.0], f64::NAN, f64::NAN),
         (&[1.0, 2.0, 3.0], &[4.0, 4.0, 4.0], f64::NAN, f64::NAN),
-        (&[0.1, 0.1, 0.1, 0.1], &[1.0, 2.0, 3.0, 4.0], f64::NAN, f64::NAN),
-        (&[3.0, 2.0, 1.0], &[1.0, 2.0, 3.0], -0.9999999999999998, -1.0),
+        (
+            &[0.1, 0.1, 0.1, 0.1],
+            &[1.0, 2.0, 3.0, 4.0],
+            f64::NAN,
+            f64::NAN,
+        ),
+        (
+            &[3.0, 2.0, 1.0],
+            &[1.0, 2.0, 3.0],
+            -0.9999999999999998,
+            -1.0,
+        ),
         (&[1.0, f64::NAN, 3.0], &[1.0, 2.0, 3.0], f64::NAN, f64::NAN),
         (&[1.0, 2.0], &[1.0, 3.0], 1.0, 0.9999999999999999),
-        (&[1e10, 1e10 + 1.0, 1e10 + 3.0], &[0.0, 1.0, 2.0], 0.981980506061838, 1.0),
+        (
+            &[1e10, 1e10 + 1.0, 1e10 + 3.0],
+            &[0.0, 1.0, 2.0],
+            0.981980506061838,
+            1.0,
+        ),
     ];
 
     #[test]
@@ -267,8 +300,14 @@ mod tests {
                 predicted: p.to_vec(),
                 gold: g.to_vec(),
             };
-            assert!(close(answers.score(Metric::Pearson), pearson), "{p:?} {g:?}");
-            assert!(close(answers.score(Metric::Spearman), spearman), "{p:?} {g:?}");
+            assert!(
+                close(answers.score(Metric::Pearson), pearson),
+                "{p:?} {g:?}"
+            );
+            assert!(
+                close(answers.score(Metric::Spearman), spearman),
+                "{p:?} {g:?}"
+            );
             assert!(answers.score(Metric::F1).is_nan());
         }
     }

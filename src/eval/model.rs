@@ -94,14 +94,11 @@ impl Model {
         }
         let max_positions = match config.get("max_position_embeddings") {
             None => 512,
-            Some(value) => value
-                .as_u64()
-                .filter(|&n| n >= 5)
-                .ok_or_else(|| {
-                    wrong(format!(
-                        "`max_position_embeddings` is {value}, expected a number of at least 5"
-                    ))
-                })? as usize,
+            Some(value) => value.as_u64().filter(|&n| n >= 5).ok_or_else(|| {
+                wrong(format!(
+                    "`max_position_embeddings` is {value}, expected a number of at least 5"
+                ))
+            })? as usize,
         };
         let notes = config
             .get("tcd")

@@ -121,10 +121,10 @@ pub struct RuntimeRecord {
     pub threads: usize,
     /// Sessions beside each other.
     pub sessions: usize,
-    /// Seconds from the first batch to the last, tokenizing left out.
-    pub seconds: f64,
+    /// Seconds from the first batch to the last, tokenizing left out; none in a result of fine-tuning.
+    pub seconds: Option<f64>,
     /// Rows a second in that time.
-    pub rows_per_second: f64,
+    pub rows_per_second: Option<f64>,
 }
 
 /// How the model was fine-tuned.
@@ -150,6 +150,15 @@ pub struct FinetuneRecord {
     pub seconds: f64,
     /// Training rows.
     pub train_rows: usize,
+}
+
+/// Where a score stands among others: an undefined one is below all.
+pub fn rank(score: f64) -> f64 {
+    if score.is_nan() {
+        f64::NEG_INFINITY
+    } else {
+        score
+    }
 }
 
 /// The content of `result.json`.
@@ -195,8 +204,10 @@ mod numbers {
         values: &BTreeMap<String, f64>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let map: BTreeMap<&String, Value> =
-            values.iter().map(|(k, v)| (k, number_to_json(*v))).collect();
+        let map: BTreeMap<&String, Value> = values
+            .iter()
+            .map(|(k, v)| (k, number_to_json(*v)))
+            .collect();
         map.serialize(serializer)
     }
 
@@ -207,7 +218,9 @@ mod numbers {
             .into_iter()
             .map(|(name, value)| match number_from_json(&value) {
                 Some(number) => Ok((name, number)),
-                None => Err(D::Error::custom(format!("`{name}` is not a number: {value}"))),
+                None => Err(D::Error::custom(format!(
+                    "`{name}` is not a number: {value}"
+                ))),
             })
             .collect()
     }
@@ -244,6 +257,7 @@ impl TaskResult {
 }
 
 /// The score, its parts and the counts of a set of answers.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Judged {
     /// Mean of the metrics.
     pub score: Option<f64>,
@@ -255,6 +269,20 @@ pub struct Judged {
     pub warnings: Vec<String>,
     /// The answers.
     pub answers: Vec<Answer>,
+}
+
+impl Judged {
+    /// The judgement of a model whose outputs are not numbers.
+    pub fn failed(task: &Task) -> Judged {
+        let undefined = |m: &Metric| (m.name().to_owned(), f64::NAN);
+        Judged {
+            score: Some(f64::NAN),
+            scores: task.metrics.iter().map(undefined).collect(),
+            prediction_counts: vec![0; task.labels.len()],
+            warnings: vec!["the model's outputs are not numbers".to_owned()],
+            answers: Vec::new(),
+        }
+    }
 }
 
 /// Scores outputs against a split's labels; a split with hidden labels gets no score.
@@ -496,7 +524,10 @@ fn prediction(line: &str, task: &'static Task) -> Result<Prediction, String> {
     let index = value["index"]
         .as_u64()
         .ok_or_else(|| format!("`index` is not a row number: {}", value["index"]))?;
-    let outputs = value["outputs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let outputs = value["outputs"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     Ok(Prediction {
         index,
         answer,
@@ -533,14 +564,20 @@ mod tests {
         ] {
             let text = prediction.to_json().to_string() + "\n";
             fs::write(dir.path().join(PREDICTIONS_FILE), text).unwrap();
-            assert_eq!(read_predictions(dir.path(), prediction.task).unwrap(), [prediction]);
+            assert_eq!(
+                read_predictions(dir.path(), prediction.task).unwrap(),
+                [prediction]
+            );
         }
         for (line, said) in [
             ("{}", "no label"),
             ("[1]", "no label"),
             ("{\"prediction\":\"maybe\"}", "maybe"),
             ("{\"prediction\":\"acceptable\"}", "`index`"),
-            ("{\"index\":1,\"prediction\":\"0\",\"outputs\":[\"x\"]}", "expected a number"),
+            (
+                "{\"index\":1,\"prediction\":\"0\",\"outputs\":[\"x\"]}",
+                "expected a number",
+            ),
             ("{", "not JSON"),
         ] {
             fs::write(dir.path().join(PREDICTIONS_FILE), line).unwrap();
@@ -553,7 +590,10 @@ mod tests {
     fn a_foreign_or_damaged_result_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a/b").join(RESULT_FILE);
-        assert!(matches!(find(&[dir.path().to_owned()]), Err(ResultError::Nothing { .. })));
+        assert!(matches!(
+            find(&[dir.path().to_owned()]),
+            Err(ResultError::Nothing { .. })
+        ));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         for (text, said) in [
             ("{", "not JSON"),
@@ -563,7 +603,10 @@ mod tests {
         ] {
             fs::write(&file, text).unwrap();
             let error = find(&[dir.path().to_owned()]).unwrap_err().to_string();
-            assert!(error.contains(said) && error.contains("a/b/result.json"), "{error}");
+            assert!(
+                error.contains(said) && error.contains("a/b/result.json"),
+                "{error}"
+            );
         }
     }
 }

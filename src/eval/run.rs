@@ -151,8 +151,14 @@ fn one(
         })?;
     let expected = [batch.len(), width];
     let fits = |shape: &[usize]| shape == expected || (width == 1 && shape == [batch.len()]);
-    match outputs.iter().position(|o| o.name == "logits" && fits(&o.shape)) {
-        Some(place) => Ok(outputs.into_iter().nth(place).map_or(Vec::new(), |o| o.values)),
+    match outputs
+        .iter()
+        .position(|o| o.name == "logits" && fits(&o.shape))
+    {
+        Some(place) => Ok(outputs
+            .into_iter()
+            .nth(place)
+            .map_or(Vec::new(), |o| o.values)),
         None => Err(RunError::Outputs {
             got: outputs
                 .iter()
@@ -273,8 +279,9 @@ mod tests {
         lengths: &[usize],
         width: usize,
     ) -> Result<Logits, RunError> {
-        let mut sessions: Vec<Box<dyn Runnable>> =
-            (0..sessions).map(|_| Box::new(Sums { name }) as _).collect();
+        let mut sessions: Vec<Box<dyn Runnable>> = (0..sessions)
+            .map(|_| Box::new(Sums { name }) as _)
+            .collect();
         let counted = AtomicUsize::new(0);
         let result = run(
             &mut sessions,
@@ -282,7 +289,9 @@ mod tests {
             BatchSize::Tokens(64),
             width,
             &AtomicBool::new(false),
-            &|rows| drop(counted.fetch_add(rows, Ordering::Relaxed)),
+            &|rows| {
+                counted.fetch_add(rows, Ordering::Relaxed);
+            },
         );
         assert!(result.is_err() || counted.into_inner() == lengths.len());
         result
@@ -301,10 +310,19 @@ mod tests {
 
     #[test]
     fn failures_of_engine_and_model_are_told() {
-        assert!(matches!(go(2, "logits", &[5, 31, 6], 2), Err(RunError::Engine { sequence: 31, .. })));
+        assert!(matches!(
+            go(2, "logits", &[5, 31, 6], 2),
+            Err(RunError::Engine { sequence: 31, .. })
+        ));
         let error = go(1, "hidden", &[5], 2).unwrap_err().to_string();
-        assert!(error.contains("`hidden` [1, 2]") && error.contains("[1, 2]"), "{error}");
-        assert!(matches!(go(1, "logits", &[5], 3), Err(RunError::Outputs { .. })));
+        assert!(
+            error.contains("`hidden` [1, 2]") && error.contains("[1, 2]"),
+            "{error}"
+        );
+        assert!(matches!(
+            go(1, "logits", &[5], 3),
+            Err(RunError::Outputs { .. })
+        ));
         assert!(matches!(go(0, "logits", &[5], 2), Err(RunError::NoSession)));
         let stopped = run(
             &mut [Box::new(Sums { name: "logits" }) as Box<dyn Runnable>],
@@ -327,18 +345,27 @@ mod tests {
             target,
         };
         let answers = [Answer::Class(1), Answer::Class(1)];
-        let seen = [example(Some(Target::Class(0))), example(Some(Target::Class(1)))];
+        let seen = [
+            example(Some(Target::Class(0))),
+            example(Some(Target::Class(1))),
+        ];
         let truth = beside_truth(cola, &answers, &seen).unwrap();
         let told = warnings(cola, &truth);
         assert_eq!(
             told,
-            ["constant prediction: every row is given `acceptable`", "matthews is 0"]
+            [
+                "constant prediction: every row is given `acceptable`",
+                "matthews is 0"
+            ]
         );
         let part = [example(Some(Target::Class(0))), example(None)];
         assert_eq!(beside_truth(cola, &answers, &part), None);
         let sts = Task::find("STS-B").unwrap();
         let answers = [Answer::Score(2.0), Answer::Score(2.0)];
-        let seen = [example(Some(Target::Score(0.0))), example(Some(Target::Score(1.0)))];
+        let seen = [
+            example(Some(Target::Score(0.0))),
+            example(Some(Target::Score(1.0))),
+        ];
         let told = warnings(sts, &beside_truth(sts, &answers, &seen).unwrap());
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told[1].contains("pearson is undefined"));

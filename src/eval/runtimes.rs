@@ -6,7 +6,7 @@ use tcd_export::runtime::Runtime;
 pub fn runtimes() -> Vec<Box<dyn Runtime>> {
     vec![
         #[cfg(feature = "train")]
-        Box::new(crate::train::runtime::Tch),
+        Box::new(crate::model::Tch),
     ]
 }
 
@@ -25,7 +25,11 @@ pub fn runtime(name: Option<&str>) -> Result<Box<dyn Runtime>, String> {
             let names: Vec<&str> = rows.iter().map(|r| r.name()).collect();
             format!(
                 "there is no engine `{name}` in this program; it has: {}",
-                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+                if names.is_empty() {
+                    "none".to_owned()
+                } else {
+                    names.join(", ")
+                }
             )
         })?,
     };

@@ -274,8 +274,14 @@ mod tests {
         for (name, text) in [
             ("CoLA.tsv", "index\tprediction\n0\t0\n1\t1\n"),
             ("STS-B.tsv", "index\tprediction\n0\t0.000\n1\t5.000\n"),
-            ("MNLI-mm.tsv", "index\tprediction\n0\tentailment\n1\tneutral\n"),
-            ("QNLI.tsv", "index\tprediction\n0\tentailment\n1\tnot_entailment\n"),
+            (
+                "MNLI-mm.tsv",
+                "index\tprediction\n0\tentailment\n1\tneutral\n",
+            ),
+            (
+                "QNLI.tsv",
+                "index\tprediction\n0\tentailment\n1\tnot_entailment\n",
+            ),
             ("WNLI.tsv", "index\tprediction\n0\t0\n1\t1\n"),
         ] {
             assert_eq!(files[name], text, "{name}");
@@ -290,12 +296,36 @@ mod tests {
         for (name, with, said) in [
             ("CoLA.tsv", None, "`CoLA.tsv` is missing"),
             ("CoLA.tsv", Some("0\t0\n1\t1\n"), "line 1"),
-            ("CoLA.tsv", Some("index\tprediction\n0\t0\n"), "has 1 rows, expected 2"),
-            ("CoLA.tsv", Some("index\tprediction\n0\t0\n2\t1\n"), "line 3: expected the index 1"),
-            ("CoLA.tsv", Some("index\tprediction\n0\t0\n1\tacceptable\n"), "expected one of 0, 1"),
-            ("STS-B.tsv", Some("index\tprediction\n0\t0\n1\t5.1\n"), "from 0 to 5"),
-            ("STS-B.tsv", Some("index\tprediction\n0\t0\n1\tnan\n"), "from 0 to 5"),
-            ("AX.tsv", Some("index\tprediction\n0 neutral\n"), "two columns"),
+            (
+                "CoLA.tsv",
+                Some("index\tprediction\n0\t0\n"),
+                "has 1 rows, expected 2",
+            ),
+            (
+                "CoLA.tsv",
+                Some("index\tprediction\n0\t0\n2\t1\n"),
+                "line 3: expected the index 1",
+            ),
+            (
+                "CoLA.tsv",
+                Some("index\tprediction\n0\t0\n1\tacceptable\n"),
+                "expected one of 0, 1",
+            ),
+            (
+                "STS-B.tsv",
+                Some("index\tprediction\n0\t0\n1\t5.1\n"),
+                "from 0 to 5",
+            ),
+            (
+                "STS-B.tsv",
+                Some("index\tprediction\n0\t0\n1\tnan\n"),
+                "from 0 to 5",
+            ),
+            (
+                "AX.tsv",
+                Some("index\tprediction\n0 neutral\n"),
+                "two columns",
+            ),
         ] {
             let files: Vec<_> = right()
                 .into_iter()
@@ -307,12 +337,18 @@ mod tests {
                 .collect();
             let zip = zip_of(&files);
             let problems = check(zip.path(), &two()).unwrap();
-            assert!(problems.len() == 1 && problems[0].contains(said), "{problems:?}");
+            assert!(
+                problems.len() == 1 && problems[0].contains(said),
+                "{problems:?}"
+            );
         }
         let mut files = right();
         files.push(("glue/CoLA.tsv", String::new()));
         let problems = check(zip_of(&files).path(), &two()).unwrap();
-        assert!(problems.len() == 1 && problems[0].contains("glue/CoLA.tsv"), "{problems:?}");
+        assert!(
+            problems.len() == 1 && problems[0].contains("glue/CoLA.tsv"),
+            "{problems:?}"
+        );
         let not = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(not.path(), b"PK\x03\x04 no zip").unwrap();
         assert!(check(not.path(), &two()).is_err());

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::result::{FinetuneRecord, TaskResult};
+use super::result::{FinetuneRecord, TaskResult, rank};
 use crate::data::glue::{Metric, Role, TASKS, Task};
 
 /// What the table shows of the runs of a setting.
@@ -125,15 +125,6 @@ fn median(sorted: &[f64]) -> f64 {
     (sorted[middle(n)] + sorted[n / 2]) / 2.0
 }
 
-/// The order of scores, an undefined one below all.
-fn rank(score: f64) -> f64 {
-    if score.is_nan() {
-        f64::NEG_INFINITY
-    } else {
-        score
-    }
-}
-
 fn cell(
     task: &'static Task,
     settings: BTreeMap<Setting, BTreeMap<u64, Run<'_>>>,
@@ -162,7 +153,13 @@ fn cell(
     let metrics = run.splits.keys().flat_map(|split| {
         let of = |run: &Run<'_>, metric: Metric| {
             let result = run.splits.get(split)?;
-            Some(result.scores.get(metric.name()).copied().unwrap_or(f64::NAN))
+            Some(
+                result
+                    .scores
+                    .get(metric.name())
+                    .copied()
+                    .unwrap_or(f64::NAN),
+            )
         };
         task.metrics
             .iter()
@@ -223,7 +220,10 @@ pub fn table(results: &[(PathBuf, TaskResult)], shown: Shown, with_wnli: bool) -
         let Some(place) = TASKS.iter().position(|task| task.name == result.task) else {
             continue;
         };
-        let split = TASKS[place].splits.iter().position(|s| s.name == result.split);
+        let split = TASKS[place]
+            .splits
+            .iter()
+            .position(|s| s.name == result.split);
         let Some(split) = split.filter(|&s| TASKS[place].splits[s].role == Role::Dev) else {
             continue;
         };
@@ -277,7 +277,8 @@ pub fn table(results: &[(PathBuf, TaskResult)], shown: Shown, with_wnli: bool) -
             .filter(|cell| averaged.iter().any(|task| task.name == cell.task))
             .map(|cell| cell.score)
             .collect();
-        row.average = (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64);
+        row.average =
+            (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64);
     }
     let mut table = Table {
         shown,
@@ -364,11 +365,18 @@ impl Table {
             .map(|(_, cell)| cell.task)
             .collect();
         for task in uneven {
-            notes.push(format!("{task}: only part of its development sets was scored: {}.", in_full(&[Task::find(task).map_or("", |t| t.name)])));
+            notes.push(format!(
+                "{task}: only part of its development sets was scored: {}.",
+                in_full(&[Task::find(task).map_or("", |t| t.name)])
+            ));
         }
         let mut started: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (_, cell) in self.cells() {
-            if let Some(from) = cell.finetuning.as_ref().and_then(|f| f.start_task.as_deref()) {
+            if let Some(from) = cell
+                .finetuning
+                .as_ref()
+                .and_then(|f| f.start_task.as_deref())
+            {
                 started.entry(from).or_default().insert(cell.task);
             }
         }
@@ -379,8 +387,10 @@ impl Table {
                 tasks.join(", ")
             ));
         }
-        let unofficial: BTreeSet<&String> =
-            self.cells().flat_map(|(_, cell)| &cell.unofficial).collect();
+        let unofficial: BTreeSet<&String> = self
+            .cells()
+            .flat_map(|(_, cell)| &cell.unofficial)
+            .collect();
         for what in unofficial {
             notes.push(format!(
                 "{what}: scores on it do not compare with published ones."
@@ -566,8 +576,8 @@ mod tests {
                 version: String::new(),
                 threads: 1,
                 sessions: 1,
-                seconds: 1.0,
-                rows_per_second: 1.0,
+                seconds: None,
+                rows_per_second: None,
             },
             finetuning,
             key: String::new(),
@@ -597,16 +607,31 @@ mod tests {
         assert_eq!(both.averaged, ["CoLA", "MRPC"], "what every model has");
         assert!((both.rows[0].average.unwrap() - (0.5 + 0.7) / 2.0).abs() < 1e-12);
         let text = both.to_markdown();
-        assert!(text.contains("| a | 50.0 | 80.0/60.0 | 70.0/80.0 | 10.0 | 10.0 | 60.0 |"), "{text}");
-        assert!(text.contains("The average is over CoLA (dev), MRPC (dev)."), "{text}");
-        assert!(text.contains("WNLI (left out by default)") && text.contains("MNLI (none of b)"), "{text}");
+        assert!(
+            text.contains("| a | 50.0 | 80.0/60.0 | 70.0/80.0 | 10.0 | 10.0 | 60.0 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("The average is over CoLA (dev), MRPC (dev)."),
+            "{text}"
+        );
+        assert!(
+            text.contains("WNLI (left out by default)") && text.contains("MNLI (none of b)"),
+            "{text}"
+        );
         let alone = table(&results[..7], Shown::Median, true);
         assert_eq!(alone.averaged, ["CoLA", "MRPC", "MNLI", "WNLI"]);
         let average = alone.rows[0].average.unwrap();
         assert!((average - (0.5 + 0.7 + 0.75 + 0.1) / 4.0).abs() < 1e-12);
         let csv = alone.to_csv();
-        assert!(csv.lines().all(|line| line.split(',').count() == 13), "{csv}");
-        assert!(csv.contains("a,MNLI,dev_matched dev_mismatched,0.75,"), "{csv}");
+        assert!(
+            csv.lines().all(|line| line.split(',').count() == 13),
+            "{csv}"
+        );
+        assert!(
+            csv.contains("a,MNLI,dev_matched dev_mismatched,0.75,"),
+            "{csv}"
+        );
     }
 
     #[test]
@@ -637,12 +662,21 @@ mod tests {
         assert_eq!((cell.runs, cell.settings), (3, 2));
         assert_eq!(cell.finetuning.as_ref().unwrap().learning_rate, 1e-4);
         let text = made.to_markdown();
-        assert!(text.contains("| m\\|x | 40.0 (30.0 to 50.0) † | 40.0 |"), "{text}");
-        assert!(text.contains("† began as the model fine-tuned on MNLI"), "{text}");
+        assert!(
+            text.contains("| m\\|x | 40.0 (30.0 to 50.0) † | 40.0 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("† began as the model fine-tuned on MNLI"),
+            "{text}"
+        );
         let best = table(&results[3..], Shown::Best, false);
         assert_eq!(best.rows[0].cells[0].score, 0.9);
         assert!(best.rows[0].cells[0].low.is_nan());
-        assert!(best.to_markdown().contains("RTE dev, seed 3: accuracy is undefined"));
+        assert!(
+            best.to_markdown()
+                .contains("RTE dev, seed 3: accuracy is undefined")
+        );
         let json: serde_json::Value = serde_json::from_str(&best.to_json()).unwrap();
         assert!(json["rows"][0]["cells"][0]["low"].is_null());
     }

@@ -129,8 +129,12 @@ fn parse_sound(
             .into_iter();
         let one = cells.next().unwrap_or_default();
         let two = cells.next();
-        let labels = label.map(|place| of(read(place))?.numbers(path)).transpose()?;
-        let indices = index.map(|place| of(read(place))?.numbers(path)).transpose()?;
+        let labels = label
+            .map(|place| of(read(place))?.numbers(path))
+            .transpose()?;
+        let indices = index
+            .map(|place| of(read(place))?.numbers(path))
+            .transpose()?;
         for (i, text) in one.into_iter().enumerate() {
             let second = two.as_ref().map(|texts| texts.get(i).cloned().flatten());
             let label = labels.as_ref().map(|l| l.get(i).copied().flatten());

@@ -262,9 +262,7 @@ pub fn task_folder(data: &Path, task: &Task) -> Result<Option<PathBuf>, GlueErro
     let own = data
         .file_name()
         .is_some_and(|name| task.owns_folder(&name.to_string_lossy()));
-    Ok(found
-        .pop()
-        .or_else(|| own.then(|| data.to_owned())))
+    Ok(found.pop().or_else(|| own.then(|| data.to_owned())))
 }
 
 /// Reads a split from under a data directory. With `skip_malformed`, malformed rows are left out and listed.

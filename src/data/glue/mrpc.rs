@@ -78,10 +78,7 @@ fn dev_ids(bytes: &[u8], path: &Path) -> Result<HashSet<(String, String)>, GlueE
                 return Err(GlueError::Row {
                     path: path.to_owned(),
                     line,
-                    expected: format!(
-                        "expected two sentence ids, got: `{}`",
-                        tsv::short(&text)
-                    ),
+                    expected: format!("expected two sentence ids, got: `{}`", tsv::short(&text)),
                     more: 0,
                     hint: "",
                 });

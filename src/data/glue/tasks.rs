@@ -334,7 +334,10 @@ pub const TASKS: [Task; 10] = [
                 columns(&["question", "sentence"], Some("label"), None),
                 104_743,
             ),
-            dev(columns(&["question", "sentence"], Some("label"), None), 5463),
+            dev(
+                columns(&["question", "sentence"], Some("label"), None),
+                5463,
+            ),
             test(
                 columns(&["question", "sentence"], None, Some("index")),
                 5463,
@@ -385,7 +388,10 @@ pub const TASKS: [Task; 10] = [
             Split {
                 files: &["diagnostic-full.tsv"],
                 parquet: None,
-                ..dev(columns(&["Premise", "Hypothesis"], Some("Label"), None), 1104)
+                ..dev(
+                    columns(&["Premise", "Hypothesis"], Some("Label"), None),
+                    1104,
+                )
             },
             Split {
                 files: &["diagnostic.tsv", "AX.tsv", "test.tsv"],
@@ -463,7 +469,10 @@ mod tests {
     #[test]
     fn every_row_hangs_together() {
         for task in &TASKS {
-            assert_eq!(Task::find(&task.name.to_lowercase().replace('-', "_")), Some(task));
+            assert_eq!(
+                Task::find(&task.name.to_lowercase().replace('-', "_")),
+                Some(task)
+            );
             assert!(task.owns_folder(task.name), "{}", task.name);
             assert_eq!(task.labels.is_empty(), task.kind == Kind::Regression);
             assert!(!task.metrics.is_empty());

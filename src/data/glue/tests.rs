@@ -79,14 +79,20 @@ fn real_files_have_their_rows_and_labels() {
         }
         let hidden = got.split.role == Role::Test;
         assert!(got.examples.iter().all(|e| e.target.is_none() == hidden));
-        assert!(got.examples.iter().all(|e| !e.first.is_empty()), "{task} {split}");
+        assert!(
+            got.examples.iter().all(|e| !e.first.is_empty()),
+            "{task} {split}"
+        );
         let indices = got.examples.iter().map(|e| e.index);
         assert!(indices.eq(0..rows as u64), "{task} {split}");
         let sample = task == "QQP" || (task, split) == ("MNLI", "train");
         assert_eq!(got.is_official_size(), !sample, "{task} {split}");
     }
     for (task, split) in [("MNLI", "dev_mismatched"), ("QNLI", "dev"), ("AX", "test")] {
-        assert!(matches!(find(&data, task, split).unwrap(), Found::Missing(_)), "{task}");
+        assert!(
+            matches!(find(&data, task, split).unwrap(), Found::Missing(_)),
+            "{task}"
+        );
     }
 }
 
@@ -94,14 +100,30 @@ fn real_files_have_their_rows_and_labels() {
 fn real_rows_read_as_they_stand() {
     let Some(data) = real() else { return };
     let mrpc = have(&data, "MRPC", "dev");
-    assert!(mrpc.examples[0].first.starts_with("He said the foodservice pie business"));
-    assert!(mrpc.examples[0].second.as_deref().unwrap().starts_with("\" The foodservice"));
+    assert!(
+        mrpc.examples[0]
+            .first
+            .starts_with("He said the foodservice pie business")
+    );
+    assert!(
+        mrpc.examples[0]
+            .second
+            .as_deref()
+            .unwrap()
+            .starts_with("\" The foodservice")
+    );
     let sts = have(&data, "STS-B", "dev");
     assert_eq!(sts.examples[0].target, Some(Target::Score(5.0)));
     assert_eq!(sts.examples[0].first, "A man with a hard hat is dancing.");
     let cola = have(&data, "CoLA", "dev");
-    assert_eq!(cola.examples[0].first, "The sailors rode the breeze clear of the rocks.");
-    assert!(cola.examples[1042].target.is_some(), "the last line has no line end");
+    assert_eq!(
+        cola.examples[0].first,
+        "The sailors rode the breeze clear of the rocks."
+    );
+    assert!(
+        cola.examples[1042].target.is_some(),
+        "the last line has no line end"
+    );
 }
 
 #[test]
@@ -126,11 +148,20 @@ fn mrpc_is_made_of_its_source_as_glue_makes_it() {
         let made = have(source.path(), "MRPC", split);
         assert_eq!(texts(made), texts(have(&data, "MRPC", split)), "{split}");
     }
-    assert!(matches!(find(source.path(), "MRPC", "test").unwrap(), Found::Missing(_)));
+    assert!(matches!(
+        find(source.path(), "MRPC", "test").unwrap(),
+        Found::Missing(_)
+    ));
     fs::write(folder.join("dev_ids.tsv"), "1\t2\n").unwrap();
-    assert!(matches!(find(source.path(), "MRPC", "dev"), Err(GlueError::DevIds { count: 1, .. })));
+    assert!(matches!(
+        find(source.path(), "MRPC", "dev"),
+        Err(GlueError::DevIds { count: 1, .. })
+    ));
     fs::write(folder.join("dev_ids.tsv"), "1606495\t1606619\n1\n").unwrap();
-    assert!(matches!(find(source.path(), "MRPC", "dev"), Err(GlueError::Row { line: 2, .. })));
+    assert!(matches!(
+        find(source.path(), "MRPC", "dev"),
+        Err(GlueError::Row { line: 2, .. })
+    ));
 }
 
 #[test]
@@ -150,7 +181,14 @@ fn every_generated_file_reads() {
             assert_eq!(got.examples.len(), wanted, "{} {}", task.name, split.name);
             let pairs = split.columns.texts.len() == 2;
             assert!(got.examples.iter().all(|e| e.second.is_some() == pairs));
-            assert_eq!(got.label_counts().len(), if split.role == Role::Test { 0 } else { task.labels.len() });
+            assert_eq!(
+                got.label_counts().len(),
+                if split.role == Role::Test {
+                    0
+                } else {
+                    task.labels.len()
+                }
+            );
         }
     }
 }
@@ -163,35 +201,80 @@ fn quirks_of_the_files_are_taken_as_they_come() {
     let rows = have(dir.path(), "MRPC", "dev").examples;
     assert_eq!(rows[0].first, "\" a");
     assert_eq!(rows[0].second.as_deref(), Some("b \"\" c"));
-    assert_eq!((rows[1].first.as_str(), rows[1].second.as_deref()), ("", Some("last")));
+    assert_eq!(
+        (rows[1].first.as_str(), rows[1].second.as_deref()),
+        ("", Some("last"))
+    );
     assert_eq!(rows[1].target, Some(Target::Class(0)));
     // The data directory may be the task's own.
     let own = dir.path().join("mrpc");
     assert_eq!(have(&own, "MRPC", "dev").examples, rows);
     // Columns go by name.
-    let dir = one("RTE/dev.tsv", "label\tsentence2\tsentence1\tx\nentailment\tb\ta\t9\n");
+    let dir = one(
+        "RTE/dev.tsv",
+        "label\tsentence2\tsentence1\tx\nentailment\tb\ta\t9\n",
+    );
     let rows = have(dir.path(), "RTE", "dev").examples;
-    assert_eq!((rows[0].first.as_str(), rows[0].target), ("a", Some(Target::Class(0))));
+    assert_eq!(
+        (rows[0].first.as_str(), rows[0].target),
+        ("a", Some(Target::Class(0)))
+    );
 }
 
 #[test]
 fn malformed_rows_are_told_with_file_and_line() {
     for (file, text, line, said) in [
-        ("CoLA/dev.tsv", "a\t1\t\tgood\nb\t1\tshort\n", 2, "expected 4 columns (source, label, mark, sentence), got: 3"),
-        ("CoLA/dev.tsv", "a\t2\t\tx\n", 1, "column 2: expected one of 0, 1, got: `2`"),
+        (
+            "CoLA/dev.tsv",
+            "a\t1\t\tgood\nb\t1\tshort\n",
+            2,
+            "expected 4 columns (source, label, mark, sentence), got: 3",
+        ),
+        (
+            "CoLA/dev.tsv",
+            "a\t2\t\tx\n",
+            1,
+            "column 2: expected one of 0, 1, got: `2`",
+        ),
         ("CoLA/dev.tsv", "a\t1\t\tx\n\nb\t1\t\tx\n", 2, "got: 1"),
-        ("SST-2/dev.tsv", "sentence\tlabel\nfine\tpositive\n", 2, "got: `positive`"),
-        ("STS-B/dev.tsv", "sentence1\tsentence2\tscore\na\tb\t5.1\n", 2, "a score from 0 to 5"),
-        ("STS-B/dev.tsv", "sentence1\tsentence2\tscore\na\tb\tnan\n", 2, "a score from 0 to 5"),
-        ("RTE/test.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n-1\ta\tb\n", 3, "a row number in column 1"),
+        (
+            "SST-2/dev.tsv",
+            "sentence\tlabel\nfine\tpositive\n",
+            2,
+            "got: `positive`",
+        ),
+        (
+            "STS-B/dev.tsv",
+            "sentence1\tsentence2\tscore\na\tb\t5.1\n",
+            2,
+            "a score from 0 to 5",
+        ),
+        (
+            "STS-B/dev.tsv",
+            "sentence1\tsentence2\tscore\na\tb\tnan\n",
+            2,
+            "a score from 0 to 5",
+        ),
+        (
+            "RTE/test.tsv",
+            "index\tsentence1\tsentence2\n0\ta\tb\n-1\ta\tb\n",
+            3,
+            "a row number in column 1",
+        ),
     ] {
         let dir = one(file, text);
         let (folder, split) = file.split_once('/').unwrap();
         let split = split.trim_end_matches(".tsv");
         let error = find(dir.path(), folder, split).unwrap_err();
         let message = error.to_string();
-        assert!(message.contains(file) && message.contains(&format!("line {line}:")), "{message}");
-        assert!(message.contains(said) && message.contains("--skip-malformed"), "{message}");
+        assert!(
+            message.contains(file) && message.contains(&format!("line {line}:")),
+            "{message}"
+        );
+        assert!(
+            message.contains(said) && message.contains("--skip-malformed"),
+            "{message}"
+        );
     }
     let mut bytes = b"sentence\tlabel\nfine\t1\nb".to_vec();
     bytes.extend(b"\xff\t1\nlast\t0\n");
@@ -211,14 +294,23 @@ fn malformed_rows_are_told_with_file_and_line() {
 fn headers_empty_files_and_two_folders_are_told() {
     let dir = one("RTE/dev.tsv", "index\tsentence1\tlabel\n0\ta\tentailment\n");
     let error = find(dir.path(), "RTE", "dev").unwrap_err().to_string();
-    assert!(error.contains("`sentence2`") && error.contains("index, sentence1, label"), "{error}");
+    assert!(
+        error.contains("`sentence2`") && error.contains("index, sentence1, label"),
+        "{error}"
+    );
     for text in ["", "sentence\tlabel\n"] {
         let dir = one("SST-2/dev.tsv", text);
-        assert!(matches!(find(dir.path(), "SST-2", "dev"), Err(GlueError::Empty { .. })));
+        assert!(matches!(
+            find(dir.path(), "SST-2", "dev"),
+            Err(GlueError::Empty { .. })
+        ));
     }
     let dir = one("SST-2/dev.tsv", "sentence\tlabel\nx\t1\n");
     fs::create_dir(dir.path().join("sst2")).unwrap();
-    assert!(matches!(find(dir.path(), "SST-2", "dev"), Err(GlueError::TwoFolders { .. })));
+    assert!(matches!(
+        find(dir.path(), "SST-2", "dev"),
+        Err(GlueError::TwoFolders { .. })
+    ));
     let nowhere = find(Path::new("/nowhere"), "SST-2", "dev");
     assert!(matches!(nowhere, Err(GlueError::Io { .. })));
 }
@@ -281,7 +373,10 @@ fn parquet_bytes(hidden: bool, texts: &[&str], labels: &[i64]) -> Vec<u8> {
     let mut group = file.next_row_group().unwrap();
     let texts: Vec<ByteArray> = texts.iter().map(|&t| t.into()).collect();
     column::<ByteArrayType>(&mut group, &texts, true);
-    let labels: Vec<i64> = labels.iter().map(|&l| if hidden { -1 } else { l }).collect();
+    let labels: Vec<i64> = labels
+        .iter()
+        .map(|&l| if hidden { -1 } else { l })
+        .collect();
     column::<Int64Type>(&mut group, &labels, true);
     let indices: Vec<i32> = (0..labels.len() as i32).map(|i| i + 10).collect();
     column::<Int32Type>(&mut group, &indices, true);
@@ -308,7 +403,10 @@ fn parquet_files_of_hugging_face_read() {
     assert_eq!(train.label_counts(), [2, 2]);
     assert_eq!(train.examples[1].index, 11);
     assert_eq!(have(dir.path(), "CoLA", "test").examples[0].target, None);
-    assert!(matches!(find(dir.path(), "CoLA", "dev").unwrap(), Found::Missing(_)));
+    assert!(matches!(
+        find(dir.path(), "CoLA", "dev").unwrap(),
+        Found::Missing(_)
+    ));
     // A development set with hidden labels is malformed.
     fs::write(
         folder.join("validation-00000-of-00001.parquet"),
@@ -347,13 +445,25 @@ fn parquet_scores_are_of_any_width_and_wrong_columns_are_told() {
     for kind in ["float", "double"] {
         let dir = one("stsb/validation.parquet", write(kind));
         let rows = have(dir.path(), "STS-B", "dev").examples;
-        assert_eq!((rows[0].index, rows[0].target), (0, Some(Target::Score(2.5))));
+        assert_eq!(
+            (rows[0].index, rows[0].target),
+            (0, Some(Target::Score(2.5)))
+        );
     }
     let dir = one("stsb/validation.parquet", write("binary"));
-    assert!(matches!(find(dir.path(), "STS-B", "dev"), Err(GlueError::Parquet { .. })));
+    assert!(matches!(
+        find(dir.path(), "STS-B", "dev"),
+        Err(GlueError::Parquet { .. })
+    ));
     let dir = one("qnli/validation.parquet", write("float"));
     let error = find(dir.path(), "QNLI", "dev").unwrap_err().to_string();
-    assert!(error.contains("no column `question`") && error.contains("sentence1"), "{error}");
+    assert!(
+        error.contains("no column `question`") && error.contains("sentence1"),
+        "{error}"
+    );
     let dir = one("qnli/validation.parquet", b"PAR1 no PAR1");
-    assert!(matches!(find(dir.path(), "QNLI", "dev"), Err(GlueError::Parquet { .. })));
+    assert!(matches!(
+        find(dir.path(), "QNLI", "dev"),
+        Err(GlueError::Parquet { .. })
+    ));
 }

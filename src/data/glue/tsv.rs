@@ -74,7 +74,11 @@ pub(super) fn target(task: &Task, cell: &str) -> Result<Target, String> {
             .map(Target::Class)
             .ok_or_else(|| {
                 let files: Vec<&str> = task.labels.iter().map(|l| l.file).collect();
-                format!("expected one of {}, got: `{}`", files.join(", "), short(cell))
+                format!(
+                    "expected one of {}, got: `{}`",
+                    files.join(", "),
+                    short(cell)
+                )
             }),
         Kind::Regression => score(cell.parse::<f64>().ok())
             .ok_or_else(|| format!("expected a score from 0 to 5, got: `{}`", short(cell))),
@@ -83,9 +87,7 @@ pub(super) fn target(task: &Task, cell: &str) -> Result<Target, String> {
 
 /// A score in range.
 pub(super) fn score(value: Option<f64>) -> Option<Target> {
-    value
-        .filter(|v| (0.0..=5.0).contains(v))
-        .map(Target::Score)
+    value.filter(|v| (0.0..=5.0).contains(v)).map(Target::Score)
 }
 
 /// A cell, cut to fit a message.
