@@ -18,6 +18,7 @@ use crate::data::glue::{Found, Role, Split, SplitData, TASKS, Task, read_split};
 use crate::eval::encode::{BatchSize, EncodedSet, encode};
 use crate::eval::labels::LabelMap;
 use crate::eval::model::Model;
+use crate::eval::predictions::predictions;
 use crate::eval::result::{
     self, DataRecord, EncodingRecord, FinetuneRecord, ModelRecord, RESULT_FILE, RuntimeRecord,
     SCHEMA, TaskResult,
@@ -444,8 +445,7 @@ impl Eval {
                 .and_then(|value| serde_json::from_value::<FinetuneRecord>(value).ok()),
             key,
         };
-        let predictions =
-            result::predictions(data.task, &data.examples, &judged.answers, &logits, map);
+        let predictions = predictions(data.task, &data.examples, &judged.answers, &logits, map);
         result::write(&self.dir(job), &result, &predictions)?;
         Ok(Some(result))
     }

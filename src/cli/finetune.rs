@@ -11,7 +11,8 @@ use super::{Outcome, note, out};
 use crate::eval::result;
 use crate::eval::table::{Shown, table};
 use crate::train::config::DeviceConfig;
-use crate::train::finetune::grid::{Grid, by_setting};
+use crate::train::finetune::grid::Grid;
+use crate::train::finetune::record::by_setting;
 use crate::train::finetune::{FinetuneConfig, Keep, TaskSummary, finetune};
 
 /// Arguments of `tcd finetune`.

@@ -10,7 +10,8 @@ use super::eval::tasks;
 use super::{Outcome, note, out};
 use crate::data::glue::{Found, SplitData, read_split};
 use crate::eval::bootstrap::{Comparison, compare, pair};
-use crate::eval::result::{self, TaskResult, read_predictions};
+use crate::eval::predictions::read_predictions;
+use crate::eval::result::{self, TaskResult};
 use crate::eval::table::{Shown, Table, table};
 use crate::files::write_whole;
 

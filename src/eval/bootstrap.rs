@@ -9,7 +9,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::metrics::Answers;
-use super::result::Prediction;
+use super::predictions::Prediction;
 use super::run::beside_truth;
 use crate::data::glue::{Example, Metric};
 use crate::seed::{Stream, rng};

@@ -12,7 +12,8 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use super::labels::Answer;
-use super::result::{Prediction, ResultError, TaskResult, read_predictions};
+use super::predictions::{Prediction, read_predictions};
+use super::result::{ResultError, TaskResult};
 use crate::data::glue::{Kind, Role, Split, TASKS, Task};
 use crate::files::write_whole;
 

@@ -9,26 +9,26 @@
 //! | `RUN/model/` | its model, where all are kept |
 //! | `summary.json` | [`TaskSummary`] |
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use tcd_analysis::metrics::{number_from_json, number_to_json};
+use tcd_analysis::metrics::number_to_json;
 use tcd_export::runtime::Runtime;
 use tcd_export::{Architecture, Contents, ModelDir, write_model_dir};
 
+use super::record::{GridSummary, RUN_FILE, RunRecord, SUMMARY_FILE, TaskSummary, best};
 use super::run::{Encoded, FinetuneError, Finished, RunPlace, TaskData, head, run};
 use super::settings::{FROM_MNLI, FinetuneConfig, Keep, RunSetting};
 use crate::data::glue::{Found, Kind, Role, Split, SplitData, Task, read_split};
 use crate::eval::encode::encode;
 use crate::eval::labels::{Answer, LabelMap};
 use crate::eval::model::Model;
+use crate::eval::predictions::predictions;
 use crate::eval::result::{
     self, DataRecord, EncodingRecord, FinetuneRecord, Judged, ModelRecord, RuntimeRecord, SCHEMA,
     TaskResult, rank,
@@ -38,71 +38,6 @@ use crate::model::{StoreOptions, Tch};
 use crate::seed::{Stream, rng};
 use crate::train::config::Precision;
 use crate::train::run::{Observer, device, prepare_process};
-
-/// The record of a run's end.
-pub const RUN_FILE: &str = "run.json";
-/// The summary of a task.
-pub const SUMMARY_FILE: &str = "summary.json";
-
-/// A run that is done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunRecord {
-    /// Hash of all that decides on the run's outcome.
-    pub key: String,
-    /// Its name.
-    pub id: String,
-    /// Task.
-    pub task: String,
-    /// Setting.
-    pub setting: RunSetting,
-    /// Mean score over the development sets; `"nan"` where undefined.
-    #[serde(with = "number")]
-    pub score: f64,
-    /// What looks wrong.
-    pub warnings: Vec<String>,
-    /// How it went.
-    pub finetuning: FinetuneRecord,
-}
-
-mod number {
-    use super::*;
-    use serde::{Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        number_to_json(*value).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        number_from_json(&value).ok_or_else(|| D::Error::custom("`score` is not a number"))
-    }
-}
-
-/// All runs of a task.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct TaskSummary {
-    /// Task.
-    pub task: &'static str,
-    /// Name of the best run.
-    pub best: String,
-    /// Its model.
-    pub model: PathBuf,
-    /// The runs.
-    pub runs: Vec<RunRecord>,
-}
-
-/// What a grid came to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct GridSummary {
-    /// The tasks that were done.
-    pub tasks: Vec<TaskSummary>,
-    /// Runs done in this process.
-    pub done: usize,
-    /// Runs that were there already.
-    pub found: usize,
-    /// Whether all were done, or the grid was interrupted.
-    pub finished: bool,
-}
 
 /// What to fine-tune on what.
 pub struct Grid<'a> {
@@ -600,7 +535,7 @@ impl<'a> TaskWork<'a> {
             let judged = found.map_or(&failed, |(judged, _)| judged);
             let predictions = found.map_or(Vec::new(), |(judged, logits)| {
                 let answers: &[Answer] = &judged.answers;
-                result::predictions(task, &dev.data.examples, answers, logits, &map)
+                predictions(task, &dev.data.examples, answers, logits, &map)
             });
             let mut warnings = finished.warnings.clone();
             warnings.extend(judged.warnings.iter().cloned());
@@ -639,31 +574,4 @@ impl<'a> TaskWork<'a> {
         }
         Ok(())
     }
-}
-
-/// The run with the highest score, the first of equal ones; one with an undefined score only where there is no other.
-fn best(records: &[RunRecord]) -> Option<&RunRecord> {
-    let better = |best: &'_ RunRecord, other: &RunRecord| rank(other.score) > rank(best.score);
-    records
-        .iter()
-        .reduce(|best, other| if better(best, other) { other } else { best })
-}
-
-/// The scores of each setting over its seeds, by the setting's name without the seed: sorted, an undefined one first.
-pub fn by_setting(records: &[RunRecord]) -> BTreeMap<String, Vec<f64>> {
-    let mut settings: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for record in records {
-        let name = record
-            .id
-            .rsplit_once("-s")
-            .map_or(record.id.as_str(), |(name, _)| name);
-        settings
-            .entry(name.to_owned())
-            .or_default()
-            .push(record.score);
-    }
-    for scores in settings.values_mut() {
-        scores.sort_by(|a, b| rank(*a).total_cmp(&rank(*b)));
-    }
-    settings
 }
