@@ -9,6 +9,8 @@ pub mod cli;
 pub mod data;
 #[cfg(feature = "train")]
 pub mod distill;
+pub mod eval;
+pub mod files;
 pub mod machine;
 #[cfg(feature = "train")]
 pub mod model;

@@ -2,13 +2,13 @@
 
 use std::io::{self, ErrorKind, IsTerminal};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use super::note;
+use super::{interrupt, note};
 use crate::train::run::Observer;
 
 /// Starts the process anew with a bound on how long libtorch's threads spin while they wait for each other.
@@ -39,16 +39,9 @@ pub fn bound_spinning() {
 
 /// A flag that the first Ctrl-C sets, so that the run saves and ends; the second ends the process. Once a process.
 pub fn watch_for_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let handler = stop.clone();
-    ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        note("stopping after this step; press Ctrl-C again to stop at once, without saving");
-    })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(stop)
+    interrupt::watch_for_ctrl_c(
+        "stopping after this step; press Ctrl-C again to stop at once, without saving",
+    )
 }
 
 /// Adds what to do to an error that says there is no room to write.

@@ -128,6 +128,7 @@ impl<C> State<'_, C> {
             head: self.head,
             tokenizer_json: self.tokenizer_json,
             labels: self.labels,
+            keys: Map::new(),
             notes,
         }
     }

@@ -1,7 +1,8 @@
-//! Training: configuration, optimizer, checkpoints, the run that every kind of training shares, and pre-training.
+//! Training: configuration, optimizer, checkpoints, the run that every kind of training shares, pre-training and fine-tuning.
 
 pub mod checkpoint;
 pub mod config;
+pub mod finetune;
 pub mod initial;
 pub mod metrics;
 pub mod optimizer;

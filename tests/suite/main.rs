@@ -12,6 +12,8 @@ mod distillation;
 #[cfg(feature = "train")]
 mod errors;
 #[cfg(feature = "train")]
+mod glue;
+#[cfg(feature = "train")]
 mod hugging_face;
 #[cfg(feature = "train")]
 mod model_laws;
