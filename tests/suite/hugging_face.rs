@@ -13,13 +13,11 @@ fn ids(value: &Value) -> Tensor {
     Tensor::from_slice(&rows.concat()).view([b, s])
 }
 
-/// `expected.json` was made by the script beside the fixture, with transformers 5.23 and torch 2.13.
-#[test]
-fn logits_equal_those_of_transformers() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("export/tests/fixtures/hf-bert-tiny");
-    let expected: Value =
-        serde_json::from_str(&std::fs::read_to_string(dir.join("expected.json")).unwrap()).unwrap();
-    let model = ModelDir::open(&dir).unwrap();
+/// The largest difference between our logits and those of a file, over real tokens, and the largest logit.
+fn difference(dir: &Path, expected: &Path) -> (f64, f64) {
+    let text = std::fs::read_to_string(expected).unwrap();
+    let expected: Value = serde_json::from_str(&text).unwrap();
+    let model = ModelDir::open(dir).unwrap();
     let arch = model.architecture().clone();
     let weights = model.load(Head::MaskedLm, Values::Finite).unwrap();
     let options = StoreOptions {
@@ -40,15 +38,36 @@ fn logits_equal_those_of_transformers() {
     let wanted: Vec<f32> = serde_json::from_value(expected["logits"].clone()).unwrap();
     let wanted = Tensor::from_slice(&wanted).view(got.size().as_slice());
     // Rows of padding have no meaning, there or here.
-    let real = input
-        .attention_mask
-        .unwrap()
-        .unsqueeze(-1)
-        .to_kind(Kind::Float);
-    let difference = ((&got - &wanted) * &real).abs().max().double_value(&[]);
-    let scale = wanted.abs().max().double_value(&[]);
+    let real = input.attention_mask.unwrap().unsqueeze(-1);
+    let real = real.to_kind(Kind::Float);
+    (
+        ((&got - &wanted) * &real).abs().max().double_value(&[]),
+        wanted.abs().max().double_value(&[]),
+    )
+}
+
+/// `expected.json` was made by the script beside the fixture, with transformers 5.23 and torch 2.13.
+#[test]
+fn logits_equal_those_of_transformers() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("export/tests/fixtures/hf-bert-tiny");
+    let (difference, scale) = difference(&dir, &dir.join("expected.json"));
     assert!(
         difference < 1e-5 * scale.max(1.0),
         "largest difference {difference}, scale {scale}"
     );
+}
+
+/// The same for a directory of your own: `benches/peers/logits.py` says how.
+#[test]
+fn logits_of_a_given_directory_equal_those_of_transformers() {
+    let (Some(dir), Some(expected)) = (
+        std::env::var_os("TCD_MODEL"),
+        std::env::var_os("TCD_EXPECTED"),
+    ) else {
+        println!("skipped: `TCD_MODEL` and `TCD_EXPECTED` are not set");
+        return;
+    };
+    let (difference, scale) = difference(Path::new(&dir), Path::new(&expected));
+    println!("largest difference {difference:.3e}, largest logit {scale:.3}");
+    assert!(difference < 1e-5 * scale.max(1.0));
 }

@@ -4,6 +4,7 @@
 //! error. docs/benchmarks.md says how to read the output.
 
 mod contest;
+mod distill;
 mod peers;
 mod report;
 mod sample;
@@ -28,6 +29,25 @@ pub struct Bench {
 enum Subject {
     /// Training: tokens/s of this program and of PyTorch peers, which are installed into `.deps/peers`.
     Train(Train),
+    /// Distillation: what a teacher costs beside the student's own step.
+    Distill(Distill),
+}
+
+/// The options of `bench distill`.
+#[derive(Debug, Args)]
+struct Distill {
+    /// Processes of each method [default: 5].
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Timed steps of each process.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Threads [default: all of the machine].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// A built program to measure instead of building this workspace's in release mode.
+    #[arg(long)]
+    program: Option<PathBuf>,
 }
 
 /// The options of `bench train`.
@@ -55,7 +75,41 @@ impl Bench {
     pub fn run(&self) -> Result<()> {
         match &self.subject {
             Subject::Train(train) => train.run(),
+            Subject::Distill(distill) => distill.run(),
         }
+    }
+}
+
+/// All of the machine, unless told.
+fn thread_count(asked: Option<u32>) -> u32 {
+    asked.unwrap_or_else(|| {
+        std::thread::available_parallelism()
+            .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+    })
+}
+
+/// The program to measure: the one given, or this workspace's in release mode.
+fn program(root: &Path, given: Option<&PathBuf>) -> Result<PathBuf> {
+    match given {
+        Some(path) => Ok(path.clone()),
+        None => peers::build_program(root).context("building the program to measure"),
+    }
+}
+
+impl Distill {
+    fn run(&self) -> Result<()> {
+        let root = workspace_root()?;
+        let effort = distill::Effort {
+            rounds: self.rounds,
+            steps: self.steps,
+            threads: thread_count(self.threads),
+        };
+        let outcome = distill::measure(&program(&root, self.program.as_ref())?, effort)?;
+        print!("{}", outcome.markdown());
+        let path = root.join("runs/bench/distill.json");
+        write_whole(&path, &serde_json::to_string_pretty(&outcome)?)?;
+        eprintln!("raw figures: {}", path.display());
+        Ok(())
     }
 }
 
@@ -63,16 +117,9 @@ impl Train {
     fn run(&self) -> Result<()> {
         let root = workspace_root()?;
         let sizes = size::select(&self.only)?;
-        let threads = match self.threads {
-            Some(threads) => threads,
-            None => std::thread::available_parallelism()
-                .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
-        };
+        let threads = thread_count(self.threads);
         let python = peers::install(&root).context("setting up the PyTorch peers")?;
-        let program = match &self.program {
-            Some(path) => path.clone(),
-            None => peers::build_program(&root).context("building the program to measure")?,
-        };
+        let program = program(&root, self.program.as_ref())?;
         let effort = if self.quick {
             Effort::QUICK
         } else {
@@ -139,7 +186,9 @@ mod tests {
             "--only",
             "l2-h128,l4-h256",
         ]);
-        let Subject::Train(train) = cli.bench.subject;
+        let Subject::Train(train) = cli.bench.subject else {
+            panic!("`train` was asked for")
+        };
         assert!(train.quick && train.rounds == Some(3) && train.threads.is_none());
         assert_eq!(train.only, ["l2-h128", "l4-h256"]);
         assert!(Cli::try_parse_from(["x", "train", "--rounds", "0"]).is_err());
