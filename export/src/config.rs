@@ -11,6 +11,7 @@
 use std::fmt;
 use std::ops::Deref;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -76,12 +77,15 @@ pub struct ModelConfig {
 
 /// The Switch layer in place of each feed-forward: for a token `x`, `p = softmax(W_r x)`, `e = argmax p`,
 /// `y = p_e * FFN_e(x)`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoeConfig {
-    /// Number of experts a layer, `E`; at least 1.
+    /// Number of experts a layer, `E`; at least 1. Required.
+    #[schemars(example = 64)]
     pub num_experts: usize,
-    /// Tokens an expert takes, as a multiple of its equal share `T / E`; above 0. None (the default) drops no token.
+    /// Tokens an expert takes, as a multiple of its equal share `T / E`; above 0. Default: none, and no token is
+    /// dropped.
+    #[schemars(example = 1.25)]
     #[serde(default)]
     pub capacity_factor: Option<f64>,
     /// Router inputs are multiplied by a uniform draw from [1 - jitter, 1 + jitter] in training, in [0, 1). Default 0.

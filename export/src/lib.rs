@@ -19,4 +19,4 @@ pub use model_dir::{
 pub use parameters::{Head, Init, Parameter, active_parameter_count, parameter_count, parameters};
 pub use presets::{Preset, preset, presets};
 pub use weights::{Dropped, Fault, Loaded, Offence, Tensor, Values, Weights, WeightsError};
-pub use write::{Contents, write_model_dir, write_tensors};
+pub use write::{Contents, clear_leftovers, write_model_dir, write_tensors};

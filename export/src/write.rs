@@ -278,7 +278,7 @@ fn put_in_place(building: &Path, path: &Path) -> Result<(), ModelDirError> {
     if !path.join(CONFIG_FILE).exists() {
         return rename(building, path);
     }
-    let aside = sibling(path, "old");
+    let aside = sibling(path, OLD);
     rename(path, &aside)?;
     if let Err(error) = rename(building, path) {
         rename(&aside, path)?;
@@ -288,12 +288,53 @@ fn put_in_place(building: &Path, path: &Path) -> Result<(), ModelDirError> {
     Ok(())
 }
 
+/// Ends the name of an earlier directory that is set aside.
+const OLD: &str = "old";
+
 /// A name beside `path` that no other writer uses.
 fn sibling(path: &Path, role: &str) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     path.with_file_name(format!(".{name}.{}-{count}.{role}.tmp", std::process::id()))
+}
+
+/// What follows `.NAME.` in a name that [`sibling`] gave: `PID-COUNT.ROLE.tmp`; its role.
+fn role(name: &str) -> Option<&str> {
+    let (writer, role) = name.strip_suffix(".tmp")?.split_once('.')?;
+    let (pid, count) = writer.split_once('-')?;
+    (pid.parse::<u32>().is_ok() && count.parse::<u64>().is_ok()).then_some(role)
+}
+
+/// Mends what killed writers left beside the model directory `path`: half-written directories go; an earlier directory that
+/// was set aside comes back where its successor never got the name. Gives what was removed or put back.
+///
+/// Nothing may be writing `path` meanwhile.
+pub fn clear_leftovers(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, ModelDirError> {
+    let path = path.as_ref();
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let prefix = format!(
+        ".{}.",
+        path.file_name().unwrap_or_default().to_string_lossy()
+    );
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent).map_err(io_error("read directory", parent))? {
+        let left = entry.map_err(io_error("read directory", parent))?.path();
+        let name = left.file_name().unwrap_or_default().to_string_lossy();
+        let Some(role) = name.strip_prefix(&prefix).and_then(role) else {
+            continue;
+        };
+        if role == OLD && !path.exists() {
+            fs::rename(&left, path).map_err(io_error("rename to", path))?;
+        } else {
+            fs::remove_dir_all(&left).map_err(io_error("remove", &left))?;
+        }
+        found.push(left);
+    }
+    Ok(found)
 }
 
 /// A directory that goes when this value goes; no matter if it has been renamed.

@@ -1,6 +1,6 @@
 //! What the commands that train share: Ctrl-C, and the progress line.
 
-use std::io::IsTerminal;
+use std::io::{self, ErrorKind, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -16,6 +16,23 @@ pub fn watch_for_ctrl_c() -> Result<Arc<AtomicBool>> {
     interrupt::watch_for_ctrl_c(
         "stopping after this step; press Ctrl-C again to stop at once, without saving",
     )
+}
+
+/// Adds what to do to an error that says there is no room to write.
+pub fn with_mend(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error = error.into();
+    let full = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::FileTooLarge,
+    ];
+    let kinds = error.chain().filter_map(|e| e.downcast_ref::<io::Error>());
+    if kinds.map(io::Error::kind).any(|kind| full.contains(&kind)) {
+        return anyhow::anyhow!(
+            "{error:#}; hint: make room, then go on from the last checkpoint with `--resume`"
+        );
+    }
+    error
 }
 
 /// A progress line on a terminal; elsewhere a line now and then.

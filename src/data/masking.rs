@@ -9,12 +9,13 @@
 //! Nothing is stored: the caller gives a generator made of (seed, epoch, row).
 
 use rand::{Rng, RngExt};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::tokenizer::Tokenizer;
 
 /// How tokens are masked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaskingConfig {
     /// Share of the eligible tokens that are predicted, in (0, 1]. Default 0.15.
@@ -23,7 +24,7 @@ pub struct MaskingConfig {
     pub mask_share: f64,
     /// Share of the predicted tokens shown as a random token, in [0, 1 - mask_share]. Default 0.1.
     pub random_share: f64,
-    /// Select whole words rather than pieces. Default false.
+    /// Whether whole words are selected rather than word pieces. Default false.
     pub whole_word: bool,
 }
 

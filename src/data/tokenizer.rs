@@ -227,13 +227,18 @@ impl Tokenizer {
             .iter()
             .filter(ordinary)
             .any(|t| t.chars().any(|c| c.to_lowercase().ne([c])));
-        let vocab = tokens
-            .iter()
-            .enumerate()
-            .map(|(id, token)| (token.clone(), id as u32))
-            .collect();
-        let special = find_special(&vocab, path)?;
-        Tokenizer::from_json(&bert_json(&tokens, &special, !cased).to_string(), path)
+        Tokenizer::from_tokens(&tokens, !cased, path)
+    }
+
+    /// BERT's tokenizer for these tokens, in the order of ids; `path` is named in errors.
+    fn from_tokens(
+        tokens: &[String],
+        lowercase: bool,
+        path: &Path,
+    ) -> Result<Tokenizer, TokenizerError> {
+        let ids = tokens.iter().cloned().zip(0..).collect();
+        let special = find_special(&ids, path)?;
+        Tokenizer::from_json(&bert_json(tokens, &special, lowercase).to_string(), path)
     }
 
     /// The ids of the special tokens.

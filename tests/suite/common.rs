@@ -1,5 +1,7 @@
 //! What several tests need: the program, and a small corpus made by it.
 
+#![cfg_attr(not(feature = "train"), allow(dead_code))]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -79,6 +81,30 @@ pub fn small_corpus(dir: &Path) -> Small {
             .arg(&small.corpus),
     );
     small
+}
+
+/// `tcd pretrain` with this configuration and run directory.
+pub fn pretrain(config: &Path, run: &Path) -> Command {
+    let mut command = tcd();
+    command.arg("pretrain").arg("--config").arg(config);
+    command.arg("--set");
+    command.arg(format!("output={}", run.display()));
+    command
+}
+
+/// The weights that a run ended in.
+pub fn weights(run: &Path) -> Vec<u8> {
+    std::fs::read(run.join("model/model.safetensors")).unwrap()
+}
+
+/// Names in a directory, sorted; none where there is no directory.
+pub fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 /// A configuration of a tiny run, written to `dir/run.toml`.

@@ -1,5 +1,5 @@
 //! Runs that cannot be: one clear error that names what and where, exit code 2, nothing lost. (Bad text and vocabularies are
-//! refused in `tests/data.rs`.)
+//! refused in `data.rs`, run directories in `run_directory.rs`.)
 
 use std::fs;
 
@@ -36,11 +36,6 @@ fn bad_runs_are_refused() {
         let error = with(setting);
         assert!(error.contains(part), "{setting}: {part} not in: {error}");
     }
-    // A file where the run directory should be.
-    let file = root.path().join("file");
-    fs::write(&file, "x").unwrap();
-    let error = with(&format!("output={}", file.join("run").display()));
-    assert!(error.contains("file"), "{error}");
     // A vocabulary that is not the shards'.
     let other = root.path().join("other");
     let text = root.path().join("data/corpus");

@@ -1,9 +1,12 @@
 //! Integration tests: the library's laws and the program as a person runs it, on small data that the tests generate.
+//!
+//! One binary, a module a feature. Modules that train are there with the feature `train` only.
 
 #![allow(clippy::unwrap_used)]
 
-#[cfg(feature = "train")]
 mod common;
+mod data;
+
 #[cfg(feature = "train")]
 mod errors;
 #[cfg(feature = "train")]
@@ -13,4 +16,8 @@ mod hugging_face;
 #[cfg(feature = "train")]
 mod model_laws;
 #[cfg(feature = "train")]
+mod print_config;
+#[cfg(feature = "train")]
 mod resume;
+#[cfg(feature = "train")]
+mod run_directory;

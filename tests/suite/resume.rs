@@ -5,11 +5,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::common::{refuse, small_corpus, succeed, tcd, tiny_run};
-
-fn weights(run: &Path) -> Vec<u8> {
-    fs::read(run.join("model/model.safetensors")).unwrap()
-}
+use crate::common::{names, pretrain, refuse, small_corpus, succeed, tiny_run, weights};
 
 fn records(run: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
@@ -20,11 +16,9 @@ fn records(run: &Path) -> Vec<serde_json::Value> {
 
 /// Names of checkpoints that are being written, or were when their process was killed.
 fn unfinished(checkpoints: &Path) -> Vec<String> {
-    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
-    entries
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .filter(|n| n.starts_with('.'))
-        .collect()
+    let mut names = names(checkpoints);
+    names.retain(|n| n.starts_with('.'));
+    names
 }
 
 #[test]
@@ -41,16 +35,7 @@ fn killed_at_any_point_and_resumed_a_run_ends_in_the_same_bytes() {
         let dir = root.path().join(name);
         fs::create_dir(&dir).unwrap();
         let config = tiny_run(&dir, &small.corpus, more);
-        let start = |run: &Path| {
-            let mut command = tcd();
-            command
-                .arg("pretrain")
-                .arg("--config")
-                .arg(&config)
-                .arg("--set")
-                .arg(format!("output={}", run.display()));
-            command
-        };
+        let start = |run: &Path| pretrain(&config, run);
         let whole = dir.join("whole");
         let began = Instant::now();
         succeed(&mut start(&whole));
@@ -94,6 +79,11 @@ fn killed_at_any_point_and_resumed_a_run_ends_in_the_same_bytes() {
             unfinished(&killed.join("checkpoints")).is_empty(),
             "{name}: torn checkpoints are left"
         );
+        let hidden: Vec<String> = names(&killed)
+            .into_iter()
+            .filter(|n| n.starts_with('.'))
+            .collect();
+        assert_eq!(hidden, [".lock"], "{name}: half-written models are left");
         assert!(kills >= 2, "{name}: the run was killed {kills} times");
         assert!(
             weights(&killed) == expected,
@@ -122,15 +112,9 @@ fn training_learns_and_a_run_is_not_overwritten() {
         "[optimizer]\nlearning_rate = 5e-3\n",
     );
     let run = root.path().join("run");
-    let output = format!("output={}", run.display());
     let command = || {
-        let mut command = tcd();
-        command.arg("pretrain").arg("--config").arg(&config).args([
-            "--set",
-            &output,
-            "--set",
-            "schedule.steps=60",
-        ]);
+        let mut command = pretrain(&config, &run);
+        command.args(["--set", "schedule.steps=60"]);
         command
     };
     succeed(&mut command());
@@ -157,14 +141,9 @@ fn a_damaged_checkpoint_is_named() {
     let small = small_corpus(root.path());
     let config = tiny_run(root.path(), &small.corpus, "");
     let run = root.path().join("run");
-    let output = format!("output={}", run.display());
     let command = || {
-        let mut command = tcd();
-        command
-            .arg("pretrain")
-            .arg("--config")
-            .arg(&config)
-            .args(["--set", &output, "--resume"]);
+        let mut command = pretrain(&config, &run);
+        command.arg("--resume");
         command
     };
     succeed(command().args(["--set", "checkpoint.every_steps=24"]));

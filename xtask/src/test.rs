@@ -96,7 +96,8 @@ impl Test {
         Ok(counts)
     }
 
-    /// What each call of cargo tests: first everything, then the program as it is without libtorch.
+    /// What each call of cargo tests: the program as it is without libtorch, then everything. In this order the program that
+    /// is left in `target` is the whole one, whichever was there before.
     fn selections(&self) -> Vec<Vec<&str>> {
         let package = self.package.as_deref();
         let everything =
@@ -106,8 +107,7 @@ impl Test {
             words
         };
         match (self.no_train, package) {
-            (false, None) => vec![everything, light(vec!["--package", "tcd"])],
-            (false, Some("tcd")) => vec![everything, light(vec!["--package", "tcd"])],
+            (false, None | Some("tcd")) => vec![light(vec!["--package", "tcd"]), everything],
             (false, Some(_)) => vec![everything],
             (true, _) => {
                 let mut words = everything;
@@ -240,8 +240,8 @@ mod tests {
         assert_eq!(
             all.selections(),
             [
-                vec!["--workspace"],
-                vec!["--package", "tcd", "--no-default-features"]
+                vec!["--package", "tcd", "--no-default-features"],
+                vec!["--workspace"]
             ]
         );
     }

@@ -21,66 +21,48 @@ pub struct Validate {
 /// A check: a call of cargo with its environment, or the tests.
 struct Stage {
     name: &'static str,
-    args: &'static [&'static str],
+    /// Words of the call, with a blank between them.
+    args: &'static str,
     env: &'static [(&'static str, &'static str)],
     /// What to install where cargo lacks the subcommand; without it the stage is skipped.
     optional: Option<&'static str>,
 }
 
+impl Stage {
+    const fn new(name: &'static str, args: &'static str) -> Self {
+        Stage {
+            name,
+            args,
+            env: &[],
+            optional: None,
+        }
+    }
+}
+
 const STAGES: &[Stage] = &[
+    Stage::new("format", "fmt --all --check"),
     Stage {
-        name: "format",
-        args: &["fmt", "--all", "--check"],
-        env: &[],
-        optional: None,
+        optional: Some(DENY),
+        ..Stage::new("licences and bans", "deny check bans licenses sources")
     },
+    Stage::new(
+        "lints without libtorch",
+        "clippy --package tcd --all-targets --no-default-features -- -D warnings",
+    ),
+    Stage::new("lints", "clippy --workspace --all-targets -- -D warnings"),
     Stage {
-        name: "licences and bans",
-        args: &["deny", "check"],
-        env: &[],
-        optional: Some("cargo install --locked cargo-deny"),
-    },
-    Stage {
-        name: "lints without libtorch",
-        args: &[
-            "clippy",
-            "--package",
-            "tcd",
-            "--all-targets",
-            "--no-default-features",
-            "--",
-            "-D",
-            "warnings",
-        ],
-        env: &[],
-        optional: None,
-    },
-    Stage {
-        name: "lints",
-        args: &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ],
-        env: &[],
-        optional: None,
-    },
-    Stage {
-        name: "docs",
-        args: &["doc", "--workspace", "--no-deps"],
         env: &[("RUSTDOCFLAGS", "-D warnings")],
-        optional: None,
+        ..Stage::new("docs", "doc --workspace --no-deps")
     },
+    Stage::new("tests", "xtask test"),
+    // Last, since it alone needs the network: it fetches the RustSec database.
     Stage {
-        name: "tests",
-        args: &["xtask", "test"],
-        env: &[],
-        optional: None,
+        optional: Some(DENY),
+        ..Stage::new("known vulnerabilities", "deny check advisories")
     },
 ];
+
+const DENY: &str = "cargo install --locked cargo-deny";
 
 /// How a stage came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +100,7 @@ impl Validate {
 impl Stage {
     fn run(&self) -> Result<Verdict> {
         if let Some(install) = self.optional
-            && !process::cargo([self.args[0], "--version"])
+            && !process::cargo([self.args.split(' ').next().unwrap_or_default(), "--version"])
                 .output()
                 .is_ok_and(|output| output.status.success())
         {
@@ -137,7 +119,7 @@ impl Stage {
         if self.name == "lints" {
             setup::ensure()?;
         }
-        let mut cargo: Command = process::cargo(self.args);
+        let mut cargo: Command = process::cargo(self.args.split(' '));
         cargo.envs(self.env.iter().copied());
         judge(&mut cargo)
     }
@@ -198,10 +180,8 @@ tests                   not run      0.0 s";
     #[test]
     fn a_missing_subcommand_is_skipped_and_a_failing_one_fails() {
         let missing = Stage {
-            name: "x",
-            args: &["no-such-subcommand"],
-            env: &[],
             optional: Some("cargo install it"),
+            ..Stage::new("x", "no-such-subcommand")
         };
         assert_eq!(
             missing.run().expect("runs"),

@@ -20,7 +20,7 @@ use tokenizers::{
     NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
 };
 
-use super::{Tokenizer, TokenizerError, bert_json, find_special};
+use super::{Tokenizer, TokenizerError};
 use crate::data::text::{self, Documents};
 
 /// The special tokens of a trained vocabulary, in the order of their ids.
@@ -68,17 +68,7 @@ pub fn train(
         return Err(TokenizerError::NoText);
     }
     let tokens = merge(&words, options.vocab_size, options.min_frequency, progress)?;
-    let path = Path::new("trained vocabulary");
-    let vocab = tokens
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), id as u32))
-        .collect();
-    let special = find_special(&vocab, path)?;
-    Tokenizer::from_json(
-        &bert_json(&tokens, &special, options.lowercase).to_string(),
-        path,
-    )
+    Tokenizer::from_tokens(&tokens, options.lowercase, Path::new("trained vocabulary"))
 }
 
 fn count_words(

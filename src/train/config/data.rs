@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The corpus and the batches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
     /// Corpus directory, from `tcd corpus build`. Required.
     pub corpus: PathBuf,
-    /// Rows of a micro-batch. Default 32.
+    /// Rows of a micro-batch; at least 1. Default 32.
     pub batch_size: usize,
-    /// Micro-batches of a step. Default 1.
+    /// Micro-batches whose gradients make one step; at least 1. Default 1.
     pub accumulation: usize,
 }
 
@@ -43,14 +44,14 @@ impl DataConfig {
 }
 
 /// Held-out evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
     /// Steps between evaluations; 0 for the end only. Default 500.
     pub every_steps: u64,
-    /// Held-out rows, the first ones; 0 for all. Default 0.
+    /// Held-out rows, the first ones; 0 for all. Compare runs with equal `rows`. Default 0.
     pub rows: usize,
-    /// Rows of a batch. Default 64.
+    /// Rows of a batch; at least 1. Changes memory and speed, not results. Default 64.
     pub batch_size: usize,
 }
 

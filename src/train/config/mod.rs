@@ -5,8 +5,9 @@
 //! sections; [`load()`] reads any of them.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,6 +23,7 @@ mod model;
 mod optimization;
 mod output;
 mod process;
+mod reference;
 
 pub use data::{DataConfig, EvaluationConfig};
 pub use load::{RunConfigError, load};
@@ -29,38 +31,39 @@ pub use model::ModelSection;
 pub use optimization::{OptimizerConfig, ScheduleConfig};
 pub use output::{CheckpointConfig, LogConfig};
 pub use process::{DeviceConfig, Precision, SeedsConfig};
+pub use reference::{describe, describe_run};
 
 /// A pre-training run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// Run directory. Required.
+    /// Run directory, made if need be. Required.
     pub output: PathBuf,
     /// Seed of every random stream. Default 0.
     pub seed: u64,
     /// Seeds of single streams, where they should differ from `seed`.
     pub seeds: SeedsConfig,
-    /// `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`. Default `auto`.
+    /// `auto` (CUDA where there is one, else the CPU), `cpu`, `cuda` or `cuda:N`. Default `auto`.
     pub device: DeviceConfig,
     /// `auto` (bf16 on CUDA, f32 on the CPU), `f32` or `bf16`. Default `auto`.
     pub precision: Precision,
-    /// CPU threads; 0 (the default) for one a core.
+    /// CPU threads; 0 for one a core. Default 0.
     pub threads: usize,
     /// The corpus and the batches.
     pub data: DataConfig,
-    /// The model.
+    /// The model: a preset, or `layers` and `hidden`, or a preset with changes. The vocabulary is the corpus's.
     pub model: ModelSection,
-    /// Masking.
+    /// Masking of the training rows and, fixed, of the held-out rows.
     pub masking: MaskingConfig,
-    /// AdamW.
+    /// AdamW (Loshchilov, Hutter 2019).
     pub optimizer: OptimizerConfig,
-    /// Learning rate over time.
+    /// Learning rate over time: linear warm-up, then linear decay.
     pub schedule: ScheduleConfig,
-    /// Held-out evaluation.
+    /// Held-out evaluation: masked-LM log-likelihood and accuracy.
     pub evaluation: EvaluationConfig,
-    /// Checkpoints.
+    /// Checkpoints, all that a run needs to go on; the last step and Ctrl-C write one too.
     pub checkpoint: CheckpointConfig,
-    /// Metrics.
+    /// Metrics, and the guard over them.
     pub log: LogConfig,
 }
 
@@ -71,7 +74,7 @@ pub struct Plan {
     pub config: RunConfig,
     /// The model, for the corpus's vocabulary.
     pub arch: Architecture,
-    /// Learning rate over time.
+    /// Learning rate over time: linear warm-up, then linear decay.
     pub schedule: Schedule,
 }
 
@@ -91,11 +94,6 @@ impl Violations {
 }
 
 impl RunConfig {
-    /// Reads a file and applies `key=value` settings, see [`load()`].
-    pub fn load(path: &Path, settings: &[String]) -> Result<Self, RunConfigError> {
-        load(Some(path), settings)
-    }
-
     /// Seed of the order of rows.
     pub fn data_seed(&self) -> u64 {
         self.seeds.data.unwrap_or(self.seed)
@@ -168,14 +166,16 @@ impl Settings for RunConfig {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use super::*;
 
     fn load(text: &str, settings: &[&str]) -> Result<RunConfig, RunConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.toml");
         std::fs::write(&path, text).unwrap();
-        RunConfig::load(
-            &path,
+        super::load(
+            Some(&path),
             &settings.iter().map(|s| s.to_string()).collect::<Vec<_>>(),
         )
     }

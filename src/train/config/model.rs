@@ -1,38 +1,48 @@
 //! `[model]`: which BERT or mixture-of-experts BERT is built.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use tcd_export::{Architecture, ConfigError, ModelConfig, MoeConfig, preset, presets};
 
 /// The model: a preset, or a size, or a preset with changes. The vocabulary is the corpus's.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// Name of a published size, such as `bert-l4-h128`.
+    /// Name of a published size. Default: none, and then `layers` and `hidden` are required.
+    #[schemars(example = &"bert-l4-h128")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
-    /// Encoder layers, L.
+    /// Encoder layers, L; at least 1. Default: the preset's.
+    #[schemars(example = 4)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<usize>,
-    /// Hidden size, H.
+    /// Hidden size, H; a multiple of `heads`. Default: the preset's.
+    #[schemars(example = 128)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden: Option<usize>,
-    /// Attention heads, A. Default H/64, at least 1.
+    /// Attention heads, A; at least 1. Default: the preset's, or H/64 and at least 1 where `hidden` is set.
+    #[schemars(example = 2)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
-    /// Feed-forward width, F. Default 4H.
+    /// Feed-forward width, F; at least 1. Default: the preset's, or 4H where `hidden` is set.
+    #[schemars(example = 512)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub intermediate: Option<usize>,
-    /// Longest sequence. Default 512.
+    /// Longest sequence, in tokens; at least the corpus's rows. Default 512.
+    #[schemars(example = 512)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_positions: Option<usize>,
-    /// Dropout on hidden states. Default 0.1.
+    /// Dropout on hidden states, in [0, 1). Default 0.1.
+    #[schemars(example = 0.1)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden_dropout: Option<f64>,
-    /// Dropout on attention weights. Default 0.1.
+    /// Dropout on attention weights, in [0, 1). Default 0.1.
+    #[schemars(example = 0.1)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention_dropout: Option<f64>,
-    /// Mixture of experts in place of each feed-forward block.
+    /// A mixture of experts (Switch layer, Fedus et al. 2022) in place of each feed-forward block: top-1 routing, no token
+    /// dropped. Default: the preset's, else none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moe: Option<MoeConfig>,
 }

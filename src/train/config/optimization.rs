@@ -1,24 +1,25 @@
 //! `[optimizer]` and `[schedule]`: AdamW, and its learning rate over time.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Violations;
 
 /// AdamW (Loshchilov, Hutter 2019).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// Peak learning rate. Default 1e-3, which suits the small sizes; BERT-base took 1e-4.
+    /// Peak learning rate; above 0. Default 1e-3, which suits the small sizes; BERT-base took 1e-4.
     pub learning_rate: f64,
-    /// Decay of the first moment. Default 0.9.
+    /// Decay of the first moment, in [0, 1). Default 0.9.
     pub beta1: f64,
-    /// Decay of the second moment. Default 0.98.
+    /// Decay of the second moment, in [0, 1). Default 0.98.
     pub beta2: f64,
-    /// Added to the root of the second moment. Default 1e-6.
+    /// Added to the root of the second moment; above 0. Default 1e-6.
     pub eps: f64,
-    /// Decoupled weight decay, not on biases and layer norms. Default 0.01.
+    /// Decoupled weight decay, not on biases and layer norms; at least 0. Default 0.01.
     pub weight_decay: f64,
-    /// Largest norm of the gradient; 0 for no clipping. Default 1.
+    /// Largest global L2 norm of the gradient, longer ones are scaled down to it; 0 for no clipping. Default 1.
     pub clip: f64,
 }
 
@@ -64,14 +65,14 @@ impl OptimizerConfig {
 }
 
 /// Learning rate over time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// Steps of the run. Default 10000.
+    /// Steps of the run; at least 1. Default 10000.
     pub steps: u64,
-    /// Steps of linear warm-up. Default 500.
+    /// Steps of linear warm-up; at most `steps`. Default 500.
     pub warmup_steps: u64,
-    /// Learning rate at the last step, as a share of the peak. Default 0.
+    /// Learning rate at the last step, as a share of the peak, in [0, 1]. Default 0.
     pub final_share: f64,
 }
 

@@ -1,20 +1,21 @@
 //! `[checkpoint]` and `[log]`: what a run writes, and how often.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Violations;
 
 /// Checkpoints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
     /// Steps between checkpoints; 0 for none by steps. Default 1000.
     pub every_steps: u64,
-    /// Minutes between checkpoints; 0 for none by time. Default 10.
+    /// Minutes between checkpoints, fractions allowed; 0 for none by time. Default 10.
     pub every_minutes: f64,
-    /// Last checkpoints kept, beside the best by held-out log-likelihood. Default 2.
+    /// Last checkpoints kept; at least 1. The best model by held-out score is kept beside them, in `best/`. Default 2.
     pub keep_last: usize,
-    /// Steps whose checkpoints are kept for good, for transfer curves. Default none.
+    /// Steps that are saved whatever the cadence, and whose checkpoints are kept for good, for transfer curves. Default none.
     pub keep_steps: Vec<u64>,
 }
 
@@ -48,12 +49,13 @@ impl CheckpointConfig {
 }
 
 /// Metrics.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// Steps between records of training metrics. Default 20.
+    /// Steps between records of training metrics; at least 1. Default 20.
     pub every_steps: u64,
-    /// Steps in a row with a loss or gradient that is not finite, left out of the update, before the run stops. Default 10.
+    /// Steps in a row with a loss or gradient that is not finite which are left out of the update; one more stops the run.
+    /// Default 10.
     pub non_finite_skips: u64,
 }
 

@@ -1,9 +1,10 @@
 //! Where and how a run computes: `device`, `precision` and the seeds of its random streams.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `device`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceConfig {
     /// CUDA where there is one, else the CPU.
@@ -44,7 +45,7 @@ impl From<DeviceConfig> for String {
 }
 
 /// `precision`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// bf16 on CUDA, f32 on the CPU.
@@ -57,19 +58,23 @@ pub enum Precision {
 }
 
 /// Seeds of single streams; each defaults to the run's `seed`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SeedsConfig {
-    /// Order of the training rows.
+    /// Order of the training rows. Default: `seed`.
+    #[schemars(example = 0)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<u64>,
-    /// Masks of the training rows.
+    /// Masks of the training rows. Default: `seed`.
+    #[schemars(example = 0)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask: Option<u64>,
-    /// Initial weights.
+    /// Initial weights. Default: `seed`.
+    #[schemars(example = 0)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<u64>,
-    /// Dropout and router jitter.
+    /// Dropout and router jitter. Default: `seed`.
+    #[schemars(example = 0)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropout: Option<u64>,
 }

@@ -1,21 +1,27 @@
 //! The run directory: `config.toml` (resolved), `metrics.jsonl` and TensorBoard events, `checkpoints/`, `best/` (the model of
 //! the best score), and at the end `model/` and `summary.json`.
+//!
+//! One process works in it at a time: `.lock` is locked by the operating system as long as that process lives, and holds its
+//! process id.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tcd_export::clear_leftovers;
 
 use super::RunError;
 use crate::run_log::{METRICS_FILE, RunLog};
 use crate::train::checkpoint;
 
-/// An open run directory.
+/// An open run directory, locked as long as the value lives.
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
+    /// None where the file system knows no locks.
+    lock: Option<File>,
     checkpoints: BTreeMap<u64, PathBuf>,
 }
 
@@ -24,16 +30,56 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::Io { path, source }
 }
 
-impl RunDirectory {
-    /// Opens the directory, made if need be. One that holds a run is refused unless that run is to be resumed.
-    pub fn open(path: &Path, resume: bool) -> Result<Self, RunError> {
-        let checkpoints = checkpoint::list(&path.join("checkpoints"))?;
-        let path = path.to_path_buf();
-        if !resume && (!checkpoints.is_empty() || path.join("model").exists()) {
-            return Err(RunError::Exists { path });
+/// Locks the directory for this process; the operating system frees it when the process ends, however it ends.
+fn lock(dir: &Path) -> Result<Option<File>, RunError> {
+    let path = dir.join(".lock");
+    // Not truncated: it may hold the id of the process that has the lock.
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true);
+    let mut file = options.open(&path).map_err(io_error(&path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            return Err(RunError::Locked {
+                path: dir.to_path_buf(),
+                holder: holder.trim().parse().ok(),
+            });
         }
-        fs::create_dir_all(&path).map_err(io_error(&path))?;
-        Ok(RunDirectory { path, checkpoints })
+        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => return Ok(None),
+        Err(TryLockError::Error(e)) => return Err(io_error(&path)(e)),
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(io_error(&path))?;
+    Ok(Some(file))
+}
+
+impl RunDirectory {
+    /// Opens the directory, made if need be, and locks it; clears what killed writers left in it. One that holds a run is
+    /// refused unless that run is to be resumed.
+    pub fn open(path: &Path, resume: bool) -> Result<Self, RunError> {
+        fs::create_dir_all(path).map_err(io_error(path))?;
+        let lock = lock(path)?;
+        let directory = RunDirectory {
+            path: path.to_path_buf(),
+            lock,
+            checkpoints: checkpoint::list(&path.join("checkpoints"))?,
+        };
+        if !resume && (!directory.checkpoints.is_empty() || directory.model().exists()) {
+            return Err(RunError::Exists {
+                path: directory.path,
+            });
+        }
+        for model in [directory.best(), directory.model()] {
+            clear_leftovers(model)?;
+        }
+        Ok(directory)
+    }
+
+    /// Whether a second process would be refused.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// The directory.

@@ -24,7 +24,7 @@ mod process;
 
 pub use directory::RunDirectory;
 pub use pace::{Observer, Pace};
-pub use process::{device, prepare_process};
+pub use process::{device, prepare_process, release_memory};
 
 /// Why a run stopped.
 #[derive(Debug, Error)]
@@ -53,6 +53,18 @@ pub enum RunError {
         /// Run directory.
         path: PathBuf,
     },
+    /// Another process is at work in the run directory.
+    #[error(
+        "another process{} is at work in `{}`; hint: wait for it or stop it, or name another `output`",
+        holder.map_or(String::new(), |id| format!(" ({id})")),
+        path.display()
+    )]
+    Locked {
+        /// Run directory.
+        path: PathBuf,
+        /// Its process id, where it could be read.
+        holder: Option<u32>,
+    },
     /// The device is not there.
     #[error(
         "there is no device `{device}`: libtorch sees {count} CUDA device(s); hint: `device = \"auto\"`, or `tcd doctor`"
@@ -65,7 +77,7 @@ pub enum RunError {
     },
     /// The loss left the numbers.
     #[error(
-        "loss or gradient was not finite in {skips} steps in a row, up to step {step}; the state before them is saved in `{}`; hint: lower `optimizer.learning_rate`, lengthen `schedule.warmup_steps`, or set `optimizer.clip`",
+        "loss or gradient was not finite in {skips} steps in a row, up to step {step}; the state before them is saved in `{}`; hint: begin anew in another `output` with a lower `optimizer.learning_rate`, a longer `schedule.warmup_steps` or a smaller `optimizer.clip`",
         saved.display()
     )]
     NonFinite {
@@ -185,6 +197,12 @@ pub fn run<T: Task>(
             Progress::default()
         }
     };
+    if !directory.is_locked() {
+        observer.line(&format!(
+            "the file system of `{}` has no locks: no second process may run there",
+            directory.path().display()
+        ));
+    }
     directory.write_config(task.state().config)?;
     let log = directory.open_log(progress.step)?;
     observer.line(&task.describe());
@@ -337,6 +355,7 @@ impl<T: Task> Run<'_, T> {
             self.write_model(&self.directory.best())?;
         }
         self.evaluation = Some(evaluation);
+        release_memory();
         Ok(())
     }
 
@@ -364,6 +383,7 @@ impl<T: Task> Run<'_, T> {
         let c = &self.cadence.checkpoint;
         checkpoint::prune(&dir, c.keep_last, &c.keep_steps)?;
         self.last_saved = Some(self.progress.step);
+        release_memory();
         Ok(path)
     }
 

@@ -1,13 +1,13 @@
 //! The commands `tcd tokenizer` and `tcd corpus` as a person runs them: results, messages, exit codes.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
 use tcd::data::batch::{TrainBatches, held_out_batches};
 use tcd::data::corpus::{Corpus, CorpusError, Split};
 use tcd::data::masking::{Masker, MaskingConfig};
 use tcd::data::tokenizer::Tokenizer;
+
+use crate::common::tcd;
 
 const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\ncat\n##s\nsat\non\nmat\n.\n";
 
@@ -36,8 +36,7 @@ impl Place {
 
     /// Exit code, standard output, standard error.
     fn run(&self, arguments: &str) -> (i32, String, String) {
-        let run = Command::cargo_bin("tcd")
-            .unwrap()
+        let run = tcd()
             .current_dir(self.0.path())
             .args(arguments.split(' '))
             .output()
@@ -266,8 +265,7 @@ fn a_killed_build_leaves_the_old_corpus() {
         "The cats sat on the mat .\n\n".repeat(150_000).as_bytes(),
     );
     for wait in [30, 100, 250] {
-        let binary = assert_cmd::cargo::cargo_bin("tcd");
-        let mut child = std::process::Command::new(binary)
+        let mut child = tcd()
             .current_dir(p.0.path())
             .args([
                 "corpus",
