@@ -24,7 +24,7 @@ mod process;
 
 pub use directory::RunDirectory;
 pub use pace::{Observer, Pace};
-pub use process::{device, prepare_process};
+pub use process::{device, prepare_process, release_memory};
 
 /// Why a run stopped.
 #[derive(Debug, Error)]
@@ -355,6 +355,7 @@ impl<T: Task> Run<'_, T> {
             self.write_model(&self.directory.best())?;
         }
         self.evaluation = Some(evaluation);
+        release_memory();
         Ok(())
     }
 
@@ -382,6 +383,7 @@ impl<T: Task> Run<'_, T> {
         let c = &self.cadence.checkpoint;
         checkpoint::prune(&dir, c.keep_last, &c.keep_steps)?;
         self.last_saved = Some(self.progress.step);
+        release_memory();
         Ok(path)
     }
 
