@@ -3,9 +3,15 @@
 //! Everything here is plain data in and plain data out (JSON, CSV); the figures in crate `tcd-plots` are functions of these
 //! types. No libtorch.
 
+pub mod cka;
 pub mod curve;
 pub mod features;
+pub mod linalg;
 pub mod metrics;
+pub mod provenance;
+pub mod source;
+#[cfg(test)]
+mod testing;
 
 pub use curve::{CurveError, CurvePoint, PretrainingCurve};
 pub use features::{FeaturesError, FeaturesFile, FeaturesInfo, FeaturesWriter, RowSpan, Slot};

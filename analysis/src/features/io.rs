@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::{FeaturesError, Metadata, SafeTensors};
+use safetensors::tensor::{Metadata, SafeTensors};
+
+use super::FeaturesError;
 
 /// Reads the header; gives the offset of the first tensor's bytes and the checked metadata.
 pub(super) fn header(file: &File, path: &Path) -> Result<(u64, Metadata), FeaturesError> {

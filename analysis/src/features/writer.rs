@@ -95,7 +95,7 @@ impl FeaturesWriter {
         sorted.sort_by(|a, b| b.ints.cmp(&a.ints).then_with(|| a.name.cmp(&b.name)));
         let mut end = 0;
         for slot in sorted {
-            if super::kind(&slot.name).is_none() {
+            if super::layout::kind(&slot.name).is_none() {
                 return layout(format!(
                     "no tensor of a features file has the name: `{}`",
                     slot.name
