@@ -4,14 +4,23 @@
 //! types. No libtorch.
 
 pub mod cka;
+pub mod compare;
 pub mod curve;
 pub mod features;
+pub mod geometry;
+pub mod likelihood;
 pub mod linalg;
 pub mod metrics;
+pub mod probe;
+pub mod projection;
 pub mod provenance;
+pub mod routing;
+pub mod similarity;
 pub mod source;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
+pub mod transfer;
 
 pub use curve::{CurveError, CurvePoint, PretrainingCurve};
 pub use features::{FeaturesError, FeaturesFile, FeaturesInfo, FeaturesWriter, RowSpan, Slot};

@@ -101,6 +101,7 @@ pub struct FeatureRows<'a> {
     /// For `token` and `cls`: the token of each row. For `mean`: the tokens to average.
     tokens: Vec<Vec<u32>>,
     clusters: Vec<u32>,
+    available: usize,
 }
 
 impl<'a> FeatureRows<'a> {
@@ -137,6 +138,7 @@ impl<'a> FeatureRows<'a> {
             }
             clusters.resize(tokens.len(), index as u32);
         }
+        let available = tokens.len();
         if let Some(limit) = selection.limit.filter(|limit| *limit < tokens.len()) {
             let kept = draw(tokens.len(), limit, selection.seed);
             tokens = kept
@@ -150,12 +152,18 @@ impl<'a> FeatureRows<'a> {
             taps,
             tokens,
             clusters,
+            available,
         })
     }
 
     /// The file.
     pub fn file(&self) -> &'a FeaturesFile {
         self.file
+    }
+
+    /// Rows that there were before the limit.
+    pub fn available(&self) -> usize {
+        self.available
     }
 
     /// The token that stands for a row (the first one of a mean).
