@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod analyze;
 #[cfg(feature = "train")]
 pub mod bench_train;
 pub mod corpus;
@@ -12,6 +13,7 @@ pub mod generate;
 pub mod plot;
 #[cfg(feature = "train")]
 pub mod pretrain;
+mod progress;
 pub mod tokenizer;
 
 /// Transfer capability distillation: pre-train, distil, fine-tune, export, evaluate and explain BERT and
@@ -42,6 +44,9 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(hide = true)]
     BenchTrain(bench_train::BenchTrain),
+    /// Compare and explain models by their hidden states: CKA and other measures, geometry, probes, routing, transfer.
+    #[command(subcommand)]
+    Analyze(analyze::Analyze),
     /// Draw figures from runs.
     #[command(subcommand)]
     Plot(plot::Plot),
@@ -68,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Pretrain(c) => c.run(),
         #[cfg(feature = "train")]
         Command::BenchTrain(c) => c.run(),
+        Command::Analyze(c) => c.run(),
         Command::Plot(c) => c.run(),
     };
     match outcome {
