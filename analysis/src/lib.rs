@@ -3,8 +3,25 @@
 //! Everything here is plain data in and plain data out (JSON, CSV); the figures in crate `tcd-plots` are functions of these
 //! types. No libtorch.
 
+pub mod cka;
+pub mod compare;
 pub mod curve;
+pub mod features;
+pub mod geometry;
+pub mod likelihood;
+pub mod linalg;
 pub mod metrics;
+pub mod probe;
+pub mod projection;
+pub mod provenance;
+pub mod routing;
+pub mod similarity;
+pub mod source;
+#[cfg(test)]
+mod testing;
+pub mod tokens;
+pub mod transfer;
 
 pub use curve::{CurveError, CurvePoint, PretrainingCurve};
+pub use features::{FeaturesError, FeaturesFile, FeaturesInfo, FeaturesWriter, RowSpan, Slot};
 pub use metrics::{Metrics, MetricsError, read_metrics};

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod analyze;
 #[cfg(feature = "train")]
 pub mod bench_distill;
 #[cfg(feature = "train")]
@@ -73,6 +74,9 @@ enum Command {
     /// Look at GLUE's data, and sum up and compare results on it.
     #[command(subcommand)]
     Glue(glue::Glue),
+    /// Compare and explain models by their hidden states: CKA and other measures, geometry, probes, routing, transfer.
+    #[command(subcommand)]
+    Analyze(analyze::Analyze),
     /// Draw figures from runs.
     #[command(subcommand)]
     Plot(plot::Plot),
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Eval(c) => c.run(),
         Command::Submit(c) => c.run(),
         Command::Glue(c) => c.run(),
+        Command::Analyze(c) => c.run(),
         Command::Plot(c) => c.run(),
     };
     match outcome {

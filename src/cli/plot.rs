@@ -94,7 +94,8 @@ fn named(runs: &[String]) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+/// Writes a text whole: to a sibling, then renamed.
+pub(super) fn write(path: &Path, text: &str) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     fs::write(&temporary, text)

@@ -1,0 +1,377 @@
+//! The linear kernel in feature space: sums from X'Y, X'1 and row norms, one pass over the rows.
+//!
+//! With k_i = |x_i|^2, l_i = |y_i|^2, s_x = X'1, s_y = Y'1, M = X'Y:
+//! tr(KL) = |M|_F^2, (K1)_i = x_i s_x, sum (K1)_i (L1)_i = s_x' M s_y, sum (K1)_i l_i = s_x' (X'l), 1'K1 = |s_x|^2.
+//! Products of at most [`RUN`] rows are summed in the features' own type, everything above in f64.
+
+use rayon::prelude::*;
+
+use super::{OneSums, PairSums, Sums};
+use crate::features::FeaturesError;
+use crate::linalg::{Real, add_cross};
+use crate::source::TapSource;
+
+/// Rows whose products are summed in the features' own type.
+const RUN: usize = 1024;
+
+/// How much is held at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of features read at once.
+    pub block_bytes: usize,
+    /// Bytes of accumulated products; where all pairs do not fit the rows are read again for the rest.
+    pub product_bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget {
+            block_bytes: 96 << 20,
+            product_bytes: 384 << 20,
+        }
+    }
+}
+
+/// One product X'Y that is being summed: taps `p`, `q` of the joined list.
+struct Tile {
+    p: usize,
+    q: usize,
+    sum: Vec<f64>,
+}
+
+/// What is summed per tap beside the products.
+struct TapSums {
+    shift: Vec<f64>,
+    /// X'1.
+    sum: Vec<f64>,
+    /// X'l for every tap's norms l, `[d, taps]`.
+    weighted: Vec<f64>,
+    bad_row: Option<usize>,
+}
+
+/// A block of one tap, shifted.
+struct Block<T> {
+    values: Vec<T>,
+    norms: Vec<f64>,
+}
+
+/// Both sides' taps as one list; where `b` is absent `a` stands on both sides.
+pub(super) struct Sides<'s, T> {
+    pub a: &'s dyn TapSource<T>,
+    pub b: Option<&'s dyn TapSource<T>>,
+}
+
+impl<T: Real> Sides<'_, T> {
+    pub fn taps(&self) -> usize {
+        self.a.taps().len() + self.b.map_or(0, |b| b.taps().len())
+    }
+
+    pub fn tap(&self, index: usize) -> (&dyn TapSource<T>, usize) {
+        let own = self.a.taps().len();
+        match self.b {
+            Some(b) if index >= own => (b, index - own),
+            _ => (self.a, index),
+        }
+    }
+
+    pub fn width(&self, index: usize) -> usize {
+        let (source, tap) = self.tap(index);
+        source.taps()[tap].1
+    }
+
+    /// The pairs that the table needs, and every tap with itself.
+    pub fn tiles(&self) -> Vec<(usize, usize)> {
+        let (own, all) = (self.a.taps().len(), self.taps());
+        let mut tiles: Vec<_> = (0..all).map(|t| (t, t)).collect();
+        match self.b {
+            Some(_) => tiles.extend((0..own).flat_map(|p| (own..all).map(move |q| (p, q)))),
+            None => tiles.extend((0..own).flat_map(|p| (p + 1..own).map(move |q| (p, q)))),
+        }
+        tiles
+    }
+
+    /// The table of results from sums per tap and per tile.
+    pub fn assemble(
+        &self,
+        n: usize,
+        one: &[OneSums],
+        of: impl Fn(usize, usize) -> PairSums,
+    ) -> Sums {
+        let (own, all) = (self.a.taps().len(), self.taps());
+        let columns: Vec<usize> = if self.b.is_some() {
+            (own..all).collect()
+        } else {
+            (0..own).collect()
+        };
+        let with_itself = |t: usize| (one[t], of(t, t));
+        let pairs = (0..own)
+            .flat_map(|p| columns.iter().map(move |&q| (p, q)))
+            .map(|(p, q)| of(p, q))
+            .collect();
+        Sums {
+            n,
+            a: (0..own).map(with_itself).collect(),
+            b: columns.iter().map(|&q| with_itself(q)).collect(),
+            pairs,
+        }
+    }
+}
+
+/// Sums of every tap of `a` against every tap of `b` (against `a` itself where `b` is absent), linear kernel.
+///
+/// `progress` hears the rows read and the rows to read, over all passes. `a` and `b` have equally many rows.
+///
+/// # Panics
+/// If the numbers of rows differ.
+pub fn feature_sums<T: Real>(
+    a: &dyn TapSource<T>,
+    b: Option<&dyn TapSource<T>>,
+    budget: Budget,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Sums, FeaturesError> {
+    let n = a.len();
+    assert!(
+        b.is_none_or(|b| b.len() == n),
+        "the two sides differ in rows"
+    );
+    let sides = Sides { a, b };
+    let count = sides.taps();
+    let widths: Vec<usize> = (0..count).map(|t| sides.width(t)).collect();
+    let row_bytes = widths.iter().sum::<usize>().max(1) * size_of::<T>();
+    let block = (budget.block_bytes / row_bytes)
+        .clamp(64, 1 << 16)
+        .min(n.max(1));
+    let mut taps = start(&sides, &widths, n.min(block).min(512))?;
+    let passes = split(sides.tiles(), &widths, budget.product_bytes / 8);
+    let mut norms = vec![0.0; count * count];
+    let mut traces = vec![0.0; count];
+    let mut done: Vec<(usize, usize, Products)> = Vec::new();
+    for (pass, tiles) in passes.iter().enumerate() {
+        let mut tiles: Vec<Tile> = tiles
+            .iter()
+            .map(|&(p, q)| Tile {
+                p,
+                q,
+                sum: vec![0.0; widths[p] * widths[q]],
+            })
+            .collect();
+        let mut first = 0;
+        while first < n {
+            let end = (first + block).min(n);
+            let blocks = read_blocks(&sides, &mut taps, first..end)?;
+            if pass == 0 {
+                add_norms(&blocks, &mut norms, &mut traces);
+                add_weighted(&blocks, &mut taps, &widths);
+            }
+            tiles
+                .par_iter_mut()
+                .for_each_init(Vec::new, |buffer, tile| {
+                    let (x, y) = (&blocks[tile.p], &blocks[tile.q]);
+                    add_cross(
+                        &mut tile.sum,
+                        &x.values,
+                        &y.values,
+                        end - first,
+                        RUN,
+                        buffer,
+                        tile.p == tile.q,
+                    );
+                });
+            progress(pass * n + end, passes.len() * n);
+            first = end;
+        }
+        done.extend(
+            tiles
+                .into_par_iter()
+                .map(|tile| reduce(tile, &taps, &widths))
+                .collect::<Vec<_>>(),
+        );
+    }
+    let one: Vec<OneSums> = (0..count)
+        .map(|t| OneSums {
+            total: taps[t].sum.iter().map(|s| s * s).sum(),
+            trace: traces[t],
+            bad_row: taps[t].bad_row,
+        })
+        .collect();
+    let mut products = vec![Products::default(); count * count];
+    for (p, q, found) in done {
+        products[p * count + q] = found;
+        products[q * count + p] = found;
+    }
+    let mixed = |p: usize, q: usize| -> f64 {
+        (0..widths[p])
+            .map(|c| taps[p].sum[c] * taps[p].weighted[c * count + q])
+            .sum()
+    };
+    Ok(sides.assemble(n, &one, |p, q| PairSums {
+        product: products[p * count + q].square,
+        rows: products[p * count + q].rows,
+        diagonal: norms[p * count + q],
+        rows_diagonal: mixed(p, q),
+        diagonal_rows: mixed(q, p),
+    }))
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Products {
+    square: f64,
+    rows: f64,
+}
+
+/// The shift of each tap: the mean of its first rows.
+fn start<T: Real>(
+    sides: &Sides<T>,
+    widths: &[usize],
+    rows: usize,
+) -> Result<Vec<TapSums>, FeaturesError> {
+    let count = widths.len();
+    let mut values = Vec::new();
+    (0..count)
+        .map(|t| {
+            let (source, tap) = sides.tap(t);
+            source.read(tap, 0..rows, &mut values)?;
+            let shift = column_means(&values, widths[t]);
+            let sum = vec![0.0; widths[t]];
+            Ok(TapSums {
+                shift,
+                sum,
+                weighted: vec![0.0; widths[t] * count],
+                bad_row: None,
+            })
+        })
+        .collect()
+}
+
+/// Means of the columns; 0 for one that is not finite.
+pub(super) fn column_means<T: Real>(values: &[T], width: usize) -> Vec<f64> {
+    let mut means = vec![0.0; width];
+    for row in values.chunks_exact(width) {
+        means.iter_mut().zip(row).for_each(|(m, v)| *m += v.wide());
+    }
+    let n = (values.len() / width).max(1) as f64;
+    means
+        .iter()
+        .map(|m| {
+            if m.is_finite() {
+                T::of(m / n).wide()
+            } else {
+                0.0
+            }
+        })
+        .collect()
+}
+
+/// Takes the shift off and gives the norms of the rows and the first row that is not finite.
+pub(super) fn shift_rows<T: Real>(values: &mut [T], shift: &[f64]) -> (Vec<f64>, Option<usize>) {
+    let mut norms = Vec::with_capacity(values.len() / shift.len());
+    let mut bad = None;
+    for (index, row) in values.chunks_exact_mut(shift.len()).enumerate() {
+        let mut norm = 0.0;
+        for (v, s) in row.iter_mut().zip(shift) {
+            let moved = T::of(v.wide() - s);
+            norm += moved.wide() * moved.wide();
+            *v = moved;
+        }
+        if !norm.is_finite() {
+            bad = bad.or(Some(index));
+        }
+        norms.push(norm);
+    }
+    (norms, bad)
+}
+
+fn read_blocks<T: Real>(
+    sides: &Sides<T>,
+    taps: &mut [TapSums],
+    rows: std::ops::Range<usize>,
+) -> Result<Vec<Block<T>>, FeaturesError> {
+    taps.par_iter_mut()
+        .enumerate()
+        .map(|(t, sums)| {
+            let (source, tap) = sides.tap(t);
+            let mut values = Vec::new();
+            source.read(tap, rows.clone(), &mut values)?;
+            let (norms, bad) = shift_rows(&mut values, &sums.shift);
+            sums.bad_row = sums.bad_row.or(bad.map(|b| rows.start + b));
+            Ok(Block { values, norms })
+        })
+        .collect()
+}
+
+fn add_norms<T>(blocks: &[Block<T>], norms: &mut [f64], traces: &mut [f64]) {
+    let count = blocks.len();
+    for p in 0..count {
+        traces[p] += blocks[p].norms.iter().sum::<f64>();
+        for q in 0..=p {
+            let sum: f64 = blocks[p]
+                .norms
+                .iter()
+                .zip(&blocks[q].norms)
+                .map(|(k, l)| k * l)
+                .sum();
+            norms[p * count + q] += sum;
+            if p != q {
+                norms[q * count + p] += sum;
+            }
+        }
+    }
+}
+
+/// X'1 and X'l of every tap.
+fn add_weighted<T: Real>(blocks: &[Block<T>], taps: &mut [TapSums], widths: &[usize]) {
+    let count = blocks.len();
+    let rows = blocks.first().map_or(0, |b| b.norms.len());
+    let all: Vec<T> = (0..rows)
+        .flat_map(|i| blocks.iter().map(move |b| T::of(b.norms[i])))
+        .collect();
+    taps.par_iter_mut()
+        .enumerate()
+        .for_each_init(Vec::new, |buffer, (t, sums)| {
+            let values = &blocks[t].values;
+            for row in values.chunks_exact(widths[t]) {
+                sums.sum
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(s, v)| *s += v.wide());
+            }
+            debug_assert_eq!(sums.weighted.len(), widths[t] * count);
+            add_cross(&mut sums.weighted, values, &all, rows, RUN, buffer, false);
+        });
+}
+
+/// |M|^2 and s_x' M s_y of a finished product; of a tap's own only the lower triangle was summed.
+fn reduce(tile: Tile, taps: &[TapSums], widths: &[usize]) -> (usize, usize, Products) {
+    let (sx, sy, q) = (&taps[tile.p].sum, &taps[tile.q].sum, widths[tile.q]);
+    let mut found = Products::default();
+    for (i, row) in tile.sum.chunks_exact(q).enumerate() {
+        if tile.p == tile.q {
+            let below: f64 = row[..i].iter().map(|m| m * m).sum();
+            let dot: f64 = row[..i].iter().zip(sy).map(|(m, s)| m * s).sum();
+            found.square += 2.0 * below + row[i] * row[i];
+            found.rows += sx[i] * (2.0 * dot + row[i] * sy[i]);
+        } else {
+            found.square += row.iter().map(|m| m * m).sum::<f64>();
+            found.rows += sx[i] * row.iter().zip(sy).map(|(m, s)| m * s).sum::<f64>();
+        }
+    }
+    (tile.p, tile.q, found)
+}
+
+/// Tiles in passes of at most `limit` sums each, at least one tile a pass.
+fn split(tiles: Vec<(usize, usize)>, widths: &[usize], limit: usize) -> Vec<Vec<(usize, usize)>> {
+    let mut passes: Vec<Vec<(usize, usize)>> = vec![Vec::new()];
+    let mut held = 0;
+    for (p, q) in tiles {
+        let size = widths[p] * widths[q];
+        if held > 0 && held + size > limit {
+            passes.push(Vec::new());
+            held = 0;
+        }
+        held += size;
+        if let Some(pass) = passes.last_mut() {
+            pass.push((p, q));
+        }
+    }
+    passes
+}
