@@ -150,9 +150,11 @@ fn a_checkpoint_that_does_not_fit_loses_nothing() {
     let checkpoints = run.join("checkpoints");
     let before = contents(&checkpoints);
     assert_eq!(names(&checkpoints), ["step-00000021"]);
-    // Room for the weights, not for the moments, which are twice as large; then for neither.
+    let config_before = fs::read(run.join("config.toml")).unwrap();
+    // Room for the weights, not for the moments, which are twice as large; then for neither; then for nothing.
     let size = expected.len() as u64;
     for (limit, file) in [
+        (100, "config.toml"),
         (size * 3 / 2, "optimizer.safetensors"),
         (size / 2, "model.safetensors"),
     ] {
@@ -167,6 +169,7 @@ fn a_checkpoint_that_does_not_fit_loses_nothing() {
             "{:?}",
             names(&checkpoints)
         );
+        assert!(fs::read(run.join("config.toml")).unwrap() == config_before);
     }
     succeed(pretrain(&config, &run).arg("--resume"));
     assert!(weights(&run) == expected, "other weights after a full disk");

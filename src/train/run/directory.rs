@@ -13,6 +13,7 @@ use serde::Serialize;
 use tcd_export::clear_leftovers;
 
 use super::RunError;
+use crate::files::write_whole;
 use crate::run_log::{METRICS_FILE, RunLog};
 use crate::train::checkpoint;
 
@@ -113,7 +114,7 @@ impl RunDirectory {
         let file = self.path.join("config.toml");
         toml::to_string(config)
             .map_err(io::Error::other)
-            .and_then(|text| fs::write(&file, text))
+            .and_then(|text| write_whole(&file, text.as_bytes()))
             .map_err(io_error(&file))
     }
 
@@ -133,7 +134,7 @@ impl RunDirectory {
         let file = self.path.join("summary.json");
         serde_json::to_string_pretty(summary)
             .map_err(io::Error::other)
-            .and_then(|text| fs::write(&file, text))
+            .and_then(|text| write_whole(&file, text.as_bytes()))
             .map_err(io_error(&file))
     }
 }
