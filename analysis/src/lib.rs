@@ -1,7 +1,8 @@
-//! Results computed from runs: records of the run log, pre-training curves.
+//! What runs and models are explained by: training curves, similarity of hidden states, geometry, probes, routing, transfer.
 //!
-//! Everything here is plain data in and plain data out (JSON, CSV); the figures in crate `tcd-plots` are functions of these
-//! types. No libtorch.
+//! Two kinds of files come in: a run's `metrics.jsonl` ([`metrics`], [`curve`]) and features files ([`features`]), which hold one model's
+//! hidden states on one sample. Measures read them through [`source`]; results are plain data with their [`provenance`] that go out as JSON
+//! and CSV, and the figures in crate `tcd-plots` are functions of these types. No libtorch.
 
 pub mod cka;
 pub mod compare;

@@ -260,15 +260,12 @@ impl Prepared {
                 .collect();
             Mat::from_fn(self.n, self.d, |i, j| m[(i, j)] - means[j])
         });
-        let size = self.raw.iter().map(|v| v * v).sum::<f64>().sqrt();
-        if centred.norm_l2() <= 1e-7 * size || size == 0.0 {
-            // Rounding of the mean leaves 1e-16 of the size; f32 features that differ at all leave 1e-7.
-            let spread = centred.norm_max();
-            if spread <= 1e-12 * size || size == 0.0 {
-                return Err(Reason::NoVariance {
-                    tap: self.name.clone(),
-                });
-            }
+        // The mean's rounding leaves about 1e-16 of the largest value; f32 features that differ at all leave 1e-7 of it.
+        let largest = self.raw.iter().fold(0.0_f64, |a, v| a.max(v.abs()));
+        if centred.norm_max() <= 1e-12 * largest {
+            return Err(Reason::NoVariance {
+                tap: self.name.clone(),
+            });
         }
         Ok(centred.as_ref())
     }

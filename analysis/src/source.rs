@@ -98,8 +98,10 @@ impl Default for Selection {
 pub struct FeatureRows<'a> {
     file: &'a FeaturesFile,
     taps: Vec<(String, usize)>,
-    /// For `token` and `cls`: the token of each row. For `mean`: the tokens to average.
-    tokens: Vec<Vec<u32>>,
+    /// Tokens of all rows: one each for `token` and `cls`, those to average for `mean`.
+    tokens: Vec<u32>,
+    /// Where each row's tokens end, for `mean` alone.
+    ends: Option<Vec<u32>>,
     clusters: Vec<u32>,
     available: usize,
 }
@@ -119,41 +121,68 @@ impl<'a> FeatureRows<'a> {
             .collect::<Result<_, _>>()?;
         let special = |token: u32| file.info().special_ids.contains(&i64::from(token));
         let keep = |token: &usize| selection.special || !special(file.input_ids()[*token]);
-        let mut tokens = Vec::new();
-        let mut clusters = Vec::new();
+        let (mut tokens, mut ends, mut clusters) = (Vec::new(), Vec::new(), Vec::new());
         for (index, span) in file.rows().iter().enumerate() {
-            let kept = span.tokens.clone().filter(keep).map(|t| t as u32);
+            let before = tokens.len();
             match selection.rows {
-                RowKind::Token => tokens.extend(kept.map(|t| vec![t])),
-                RowKind::Cls => tokens.push(vec![span.tokens.start as u32]),
+                RowKind::Token => tokens.extend(span.tokens.clone().filter(keep).map(|t| t as u32)),
+                RowKind::Cls => tokens.push(span.tokens.start as u32),
                 RowKind::Mean => {
-                    let kept: Vec<u32> = kept.collect();
+                    tokens.extend(span.tokens.clone().filter(keep).map(|t| t as u32));
                     // A row of special tokens alone still has a mean.
-                    tokens.push(if kept.is_empty() {
-                        span.tokens.clone().map(|t| t as u32).collect()
-                    } else {
-                        kept
-                    });
+                    if tokens.len() == before {
+                        tokens.extend(span.tokens.clone().map(|t| t as u32));
+                    }
+                    ends.push(tokens.len() as u32);
                 }
             }
-            clusters.resize(tokens.len(), index as u32);
+            let rows = if selection.rows == RowKind::Mean {
+                ends.len()
+            } else {
+                tokens.len()
+            };
+            clusters.resize(rows, index as u32);
         }
-        let available = tokens.len();
-        if let Some(limit) = selection.limit.filter(|limit| *limit < tokens.len()) {
-            let kept = draw(tokens.len(), limit, selection.seed);
-            tokens = kept
-                .iter()
-                .map(|&i| std::mem::take(&mut tokens[i]))
-                .collect();
-            clusters = kept.iter().map(|&i| clusters[i]).collect();
-        }
-        Ok(FeatureRows {
+        let ends = (selection.rows == RowKind::Mean).then_some(ends);
+        let available = clusters.len();
+        let mut all = FeatureRows {
             file,
             taps,
             tokens,
+            ends,
             clusters,
             available,
-        })
+        };
+        if let Some(limit) = selection.limit.filter(|limit| *limit < available) {
+            all.keep(&draw(available, limit, selection.seed));
+        }
+        Ok(all)
+    }
+
+    /// Leaves the given rows alone.
+    fn keep(&mut self, rows: &[usize]) {
+        let tokens = rows.iter().flat_map(|&i| self.row(i).to_vec()).collect();
+        let mut end = 0;
+        self.ends = self.ends.is_some().then(|| {
+            let length = |&i: &usize| {
+                end += self.row(i).len() as u32;
+                end
+            };
+            rows.iter().map(length).collect()
+        });
+        self.tokens = tokens;
+        self.clusters = rows.iter().map(|&i| self.clusters[i]).collect();
+    }
+
+    /// The tokens of a row, at least one.
+    fn row(&self, row: usize) -> &[u32] {
+        match &self.ends {
+            None => &self.tokens[row..row + 1],
+            Some(ends) => {
+                let start = if row == 0 { 0 } else { ends[row - 1] as usize };
+                &self.tokens[start..ends[row] as usize]
+            }
+        }
     }
 
     /// The file.
@@ -168,7 +197,7 @@ impl<'a> FeatureRows<'a> {
 
     /// The token that stands for a row (the first one of a mean).
     pub fn token(&self, row: usize) -> usize {
-        self.tokens[row][0] as usize
+        self.row(row)[0] as usize
     }
 }
 
@@ -183,7 +212,7 @@ pub fn draw(n: usize, count: usize, seed: u64) -> Vec<usize> {
 
 impl TapSource<f32> for FeatureRows<'_> {
     fn len(&self) -> usize {
-        self.tokens.len()
+        self.clusters.len()
     }
 
     fn taps(&self) -> &[(String, usize)] {
@@ -202,14 +231,12 @@ impl TapSource<f32> for FeatureRows<'_> {
         let mut at = rows.start;
         while at < rows.end {
             // One read serves all rows that lie close together in the file.
-            let first = self.tokens[at][0] as usize;
+            let first = self.row(at)[0] as usize;
             let mut end = at;
             let mut last = first;
             while end < rows.end {
-                let (from, to) = (
-                    self.tokens[end][0] as usize,
-                    *self.tokens[end].last().unwrap_or(&0) as usize,
-                );
+                let row = self.row(end);
+                let (from, to) = (row[0] as usize, row[row.len() - 1] as usize);
                 if end > at && from > last + 8 {
                     break;
                 }
@@ -217,11 +244,11 @@ impl TapSource<f32> for FeatureRows<'_> {
                 end += 1;
             }
             self.file.read_tap(name, first..last + 1, &mut span)?;
-            for row in &self.tokens[at..end] {
+            for row in (at..end).map(|i| self.row(i)) {
                 let value = |token: u32| {
                     &span[(token as usize - first) * width..(token as usize - first + 1) * width]
                 };
-                if let [token] = row[..] {
+                if let [token] = *row {
                     into.extend_from_slice(value(token));
                 } else {
                     let mut mean = vec![0.0_f64; *width];
@@ -302,5 +329,109 @@ impl<T: Real> TapSource<T> for Memory<T> {
     }
     fn cluster(&self, row: usize) -> usize {
         self.clusters[row]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::features::{FeaturesInfo, FeaturesWriter, Slot};
+
+    /// Three rows of 4, 3 and 2 tokens between special tokens 1 and 2; one tap of width 2 with `[t, -t]` at token `t`.
+    fn file() -> FeaturesFile {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.safetensors");
+        let ints = ["input_ids", "row", "position"].map(|name| Slot::ints(name, &[9]));
+        let slots = ints
+            .into_iter()
+            .chain([Slot::floats("embedding", &[9, 2])])
+            .collect();
+        let info = FeaturesInfo {
+            special_ids: vec![1, 2],
+            ..FeaturesInfo::default()
+        };
+        let mut writer = FeaturesWriter::create(&path, &info, slots).unwrap();
+        writer
+            .ints("input_ids", 0, &[1, 7, 8, 2, 1, 9, 2, 1, 2])
+            .unwrap();
+        writer.ints("row", 0, &[5, 5, 5, 5, 3, 3, 3, 4, 4]).unwrap();
+        writer
+            .ints("position", 0, &[0, 1, 2, 3, 0, 1, 2, 0, 1])
+            .unwrap();
+        let values: Vec<f32> = (0..9_u8)
+            .flat_map(|t| [f32::from(t), -f32::from(t)])
+            .collect();
+        writer.floats("embedding", 0, &values).unwrap();
+        writer.finish().unwrap();
+        FeaturesFile::open(&path).unwrap()
+    }
+
+    fn first_column(rows: RowKind, special: bool) -> (Vec<f32>, Vec<usize>) {
+        let file = file();
+        let source = FeatureRows::new(
+            &file,
+            &[],
+            &Selection {
+                rows,
+                special,
+                ..Selection::default()
+            },
+        )
+        .unwrap();
+        let values = source.whole(0).unwrap();
+        assert!(values.chunks_exact(2).all(|v| v[0] == -v[1]));
+        // Any rows in any blocks are the same rows.
+        let mut some = Vec::new();
+        for i in 0..source.len() {
+            source.gather(0, &[i], &mut some).unwrap();
+            assert_eq!(some, values[2 * i..2 * i + 2]);
+        }
+        let clusters = (0..source.len()).map(|i| source.cluster(i)).collect();
+        (values.chunks_exact(2).map(|v| v[0]).collect(), clusters)
+    }
+
+    #[test]
+    fn rows_are_tokens_first_tokens_or_means_without_special_tokens_unless_asked_for() {
+        assert_eq!(
+            first_column(RowKind::Token, false),
+            (vec![1.0, 2.0, 5.0], vec![0, 0, 1])
+        );
+        assert_eq!(first_column(RowKind::Token, true).0.len(), 9);
+        assert_eq!(
+            first_column(RowKind::Cls, false),
+            (vec![0.0, 4.0, 7.0], vec![0, 1, 2])
+        );
+        // The last row has special tokens alone: their mean stands for it.
+        assert_eq!(
+            first_column(RowKind::Mean, false),
+            (vec![1.5, 5.0, 7.5], vec![0, 1, 2])
+        );
+        assert_eq!(first_column(RowKind::Mean, true).0, [1.5, 5.0, 7.5]);
+    }
+
+    #[test]
+    fn a_limit_draws_the_same_rows_again_and_a_tap_must_exist() {
+        let file = file();
+        let selection = Selection {
+            special: true,
+            limit: Some(4),
+            seed: 3,
+            ..Selection::default()
+        };
+        let of = || {
+            FeatureRows::new(&file, &[], &selection)
+                .unwrap()
+                .whole(0)
+                .unwrap()
+        };
+        let rows = FeatureRows::new(&file, &[], &selection).unwrap();
+        assert_eq!((rows.len(), rows.available()), (4, 9));
+        assert_eq!(of(), of());
+        assert!(of().chunks_exact(2).map(|v| v[0]).is_sorted());
+        let error = FeatureRows::new(&file, &["layer.0.trunk".to_owned()], &selection).unwrap_err();
+        assert!(
+            error.to_string().contains("layer.0.trunk") && error.to_string().contains("embedding")
+        );
     }
 }
