@@ -6,6 +6,8 @@
 
 pub mod cli;
 pub mod data;
+pub mod eval;
+pub mod files;
 pub mod machine;
 #[cfg(feature = "train")]
 pub mod model;

@@ -93,6 +93,10 @@ pub struct MoeConfig {
     /// Weight of the router z-loss; at least 0. Default 0.
     #[serde(default)]
     pub z_loss_weight: f64,
+    /// Dropout inside the experts, on what their first layer gives, in [0, 1): more of it than elsewhere helps fine-tuning on
+    /// small tasks (Fedus et al. 2022, section 2.4). Default 0.
+    #[serde(default)]
+    pub expert_dropout: f64,
 }
 
 impl MoeConfig {
@@ -104,6 +108,7 @@ impl MoeConfig {
             router_jitter: 0.0,
             balance_loss_weight: default_balance_loss_weight(),
             z_loss_weight: 0.0,
+            expert_dropout: 0.0,
         }
     }
 }
@@ -483,13 +488,13 @@ impl ModelConfig {
                     "must be above 0 and finite".to_owned(),
                 );
             }
-            let jitter = moe.router_jitter;
-            check(
-                (0.0..1.0).contains(&jitter),
-                "moe.router_jitter",
-                &jitter,
-                "must be in [0, 1)".to_owned(),
-            );
+            for (key, value) in [
+                ("moe.router_jitter", moe.router_jitter),
+                ("moe.expert_dropout", moe.expert_dropout),
+            ] {
+                let holds = (0.0..1.0).contains(&value);
+                check(holds, key, &value, "must be in [0, 1)".to_owned());
+            }
             let weights = [
                 ("moe.balance_loss_weight", moe.balance_loss_weight),
                 ("moe.z_loss_weight", moe.z_loss_weight),

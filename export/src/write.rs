@@ -31,6 +31,8 @@ pub struct Contents<'a> {
     pub tokenizer_json: &'a str,
     /// Names of the classes; empty, or one for each.
     pub labels: &'a [String],
+    /// Further keys of `config.json`, in Hugging Face's names, such as `finetuning_task`.
+    pub keys: Map<String, Value>,
     /// Remembered in `config.json` under `tcd.notes`.
     pub notes: Map<String, Value>,
 }
@@ -113,6 +115,7 @@ fn config_map(contents: &Contents<'_>, record: &Record) -> Map<String, Value> {
         map.insert("id2label".to_owned(), Value::Object(names));
         map.insert("label2id".to_owned(), Value::Object(indices));
     }
+    map.extend(contents.keys.clone());
     map.insert("tcd".to_owned(), json!(record));
     map
 }

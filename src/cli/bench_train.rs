@@ -16,7 +16,7 @@ use crate::model::{Initialisation, Mode, Noise, StoreOptions};
 use crate::seed::{Stream, rng};
 use crate::train::config::OptimizerConfig;
 use crate::train::optimizer::AdamW;
-use crate::train::pretrain::prepare_process;
+use crate::train::run::prepare_process;
 use crate::train::step::Model;
 
 /// Ids that are ordinary tokens in the vocabulary the peers use.

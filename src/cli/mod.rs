@@ -8,11 +8,20 @@ use clap::{Parser, Subcommand};
 pub mod bench_train;
 pub mod corpus;
 pub mod doctor;
+pub mod eval;
+#[cfg(feature = "train")]
+pub mod finetune;
 pub mod generate;
+pub mod glue;
+mod interrupt;
 pub mod plot;
 #[cfg(feature = "train")]
 pub mod pretrain;
+mod progress;
+pub mod submit;
 pub mod tokenizer;
+#[cfg(feature = "train")]
+pub mod training;
 
 /// Transfer capability distillation: pre-train, distil, fine-tune, export, evaluate and explain BERT and
 /// mixture-of-experts BERT.
@@ -42,6 +51,16 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(hide = true)]
     BenchTrain(bench_train::BenchTrain),
+    /// Fine-tune a model on GLUE tasks, with a grid of settings and seeds.
+    #[cfg(feature = "train")]
+    Finetune(finetune::Finetune),
+    /// Score fine-tuned models on GLUE, on any engine.
+    Eval(eval::Eval),
+    /// Write and check the submission for the GLUE server.
+    Submit(submit::Submit),
+    /// Look at GLUE's data, and sum up and compare results on it.
+    #[command(subcommand)]
+    Glue(glue::Glue),
     /// Draw figures from runs.
     #[command(subcommand)]
     Plot(plot::Plot),
@@ -68,6 +87,11 @@ pub fn main() -> ExitCode {
         Command::Pretrain(c) => c.run(),
         #[cfg(feature = "train")]
         Command::BenchTrain(c) => c.run(),
+        #[cfg(feature = "train")]
+        Command::Finetune(c) => c.run(),
+        Command::Eval(c) => c.run(),
+        Command::Submit(c) => c.run(),
+        Command::Glue(c) => c.run(),
         Command::Plot(c) => c.run(),
     };
     match outcome {

@@ -1,18 +1,14 @@
 //! `tcd pretrain`: pre-train a BERT or mixture-of-experts BERT.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use super::training::{Terminal, watch_for_ctrl_c};
 use super::{Outcome, note};
 use crate::train::config::RunConfig;
-use crate::train::pretrain::{Observer, pretrain};
+use crate::train::pretrain::pretrain;
 
 /// Arguments of `tcd pretrain`.
 ///
@@ -37,16 +33,8 @@ impl Pretrain {
     pub fn run(&self) -> Result<Outcome> {
         let config =
             RunConfig::load(&self.config, &self.set).context("cannot load the configuration")?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let handler = stop.clone();
-        ctrlc::set_handler(move || {
-            if handler.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-            note("stopping after this step; press Ctrl-C again to stop at once, without saving");
-        })
-        .context("cannot watch for Ctrl-C")?;
-        let mut terminal = Terminal::new();
+        let stop = watch_for_ctrl_c()?;
+        let mut terminal = Terminal::on_standard_error();
         let summary = pretrain(config, self.resume, &stop, &mut terminal)?;
         if !summary.finished {
             note(&format!(
@@ -66,63 +54,5 @@ impl Pretrain {
         ));
         note(&format!("model: {}", summary.path.display()));
         Ok(Outcome::Done)
-    }
-}
-
-/// A progress line on a terminal; elsewhere a line now and then.
-struct Terminal {
-    bar: Option<ProgressBar>,
-    last: Instant,
-}
-
-impl Terminal {
-    fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(0);
-            if let Ok(style) =
-                ProgressStyle::with_template("{msg} [{bar:24}] step {pos}/{len} {prefix}")
-            {
-                bar.set_style(style);
-            }
-            bar
-        });
-        Terminal {
-            bar,
-            last: Instant::now(),
-        }
-    }
-}
-
-impl Observer for Terminal {
-    fn line(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| note(text)),
-            None => note(text),
-        }
-    }
-
-    fn step(&mut self, step: u64, steps: u64, loss: f64, tokens_per_second: f64, left: Duration) {
-        let left = HumanDuration(left);
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(steps);
-                bar.set_position(step);
-                bar.set_message(format!("loss {loss:.4}"));
-                bar.set_prefix(format!("{tokens_per_second:.0} tokens/s, {left} left"));
-            }
-            None if self.last.elapsed() > Duration::from_secs(10) => {
-                self.last = Instant::now();
-                note(&format!(
-                    "step {step}/{steps}: loss {loss:.4}, {tokens_per_second:.0} tokens/s, {left} left"
-                ));
-            }
-            None => {}
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }

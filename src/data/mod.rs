@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod controlled;
 pub mod corpus;
+pub mod glue;
 pub mod masking;
 pub mod text;
 pub mod tokenizer;

@@ -321,16 +321,11 @@ impl Tokenizer {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TokenizerError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    std::fs::write(&temporary, bytes)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .map_err(|source| TokenizerError::Io {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        })
+    crate::files::write_whole(path, bytes).map_err(|source| TokenizerError::Io {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn find_special(

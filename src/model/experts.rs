@@ -7,6 +7,7 @@
 use tch::{Kind, Tensor};
 
 use super::Store;
+use super::dropout::{Mode, dropout};
 
 /// Stacked weights of `E` feed-forward blocks.
 #[derive(Debug)]
@@ -15,25 +16,29 @@ pub(crate) struct Experts {
     up_bias: Tensor,   // [E, F]
     down: Tensor,      // [E, H, F]
     down_bias: Tensor, // [E, H]
+    dropout: f64,
 }
 
 impl Experts {
-    /// Reads `{path}.{e}.intermediate.dense` and `{path}.{e}.output.dense` for every expert.
-    pub(crate) fn new(store: &Store, path: &str) -> Self {
+    /// Reads `{path}.{e}.intermediate.dense` and `{path}.{e}.output.dense` for every expert; `dropout` is that on what the first
+    /// of them gives (Fedus et al. 2022, section 2.4).
+    pub(crate) fn new(store: &Store, path: &str, dropout: f64) -> Self {
         Experts {
             up: store.tensor(&format!("{path}.*.intermediate.dense.weight")),
             up_bias: store.tensor(&format!("{path}.*.intermediate.dense.bias")),
             down: store.tensor(&format!("{path}.*.output.dense.weight")),
             down_bias: store.tensor(&format!("{path}.*.output.dense.bias")),
+            dropout,
         }
     }
 
     /// # Shapes
     /// `x` `[R, H]` sorted by expert; `expert` `[R]`, i64, ascending; `ends` `[E]`, i32, where each expert's rows end.
     /// Result `[R, H]`.
-    pub(crate) fn forward(&self, x: &Tensor, expert: &Tensor, ends: &Tensor) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor, expert: &Tensor, ends: &Tensor, mode: Mode) -> Tensor {
         let up = grouped(x, &self.up, ends) + self.up_bias.index_select(0, expert); // [R, F]
-        grouped(&up.gelu("none"), &self.down, ends) + self.down_bias.index_select(0, expert) // [R, H]
+        let activated = dropout(&up.gelu("none"), self.dropout, mode);
+        grouped(&activated, &self.down, ends) + self.down_bias.index_select(0, expert) // [R, H]
     }
 }
 

@@ -1,11 +1,14 @@
-//! The masked language model head: dense, GELU, layer norm, and a decoder tied to the word embeddings (Devlin et al. 2019).
+//! The heads of Devlin et al. 2019: masked language modelling (dense, GELU, layer norm, and a decoder tied to the word
+//! embeddings) and sequence classification (a linear classifier on the pooled `[CLS]`).
 //!
-//! The head runs at masked positions only: at 15 % masking and a vocabulary of 30,522 this is most of a small model's cost.
+//! The masked-LM head runs at masked positions only: at 15 % masking and a vocabulary of 30,522 this is most of a small
+//! model's cost.
 
 use tch::{Kind, Reduction, Tensor};
 
 use tcd_export::Architecture;
 
+use super::dropout::{Mode, dropout};
 use super::{LayerNorm, Linear, Store};
 
 /// Head that predicts the token behind each mask.
@@ -65,5 +68,34 @@ impl MaskedLmHead {
         let mean = logits.cross_entropy_loss(labels, None::<Tensor>, Reduction::Mean, -100, 0.0);
         let correct = tch::no_grad(|| logits.argmax(-1, false).eq_tensor(labels).sum(Kind::Int64));
         HeadLoss { mean, correct }
+    }
+}
+
+/// Head that classifies a sequence, or gives it a number (one label).
+#[derive(Debug)]
+pub struct ClassificationHead {
+    pooler: Linear,
+    classifier: Linear,
+    dropout: f64,
+}
+
+impl ClassificationHead {
+    /// Reads `bert.pooler.dense` and `classifier`.
+    pub fn new(store: &Store, arch: &Architecture) -> Self {
+        ClassificationHead {
+            pooler: Linear::new(store, "bert.pooler.dense"),
+            classifier: Linear::new(store, "classifier"),
+            dropout: arch.classifier_dropout.unwrap_or(arch.hidden_dropout_prob),
+        }
+    }
+
+    /// # Shapes
+    /// `hidden` `[B, S, H]` to logits `[B, C]`, f32.
+    pub fn logits(&self, hidden: &Tensor, mode: Mode) -> Tensor {
+        let first = hidden.select(1, 0).to_kind(self.classifier.weight.kind()); // [B, H]
+        let pooled = self.pooler.forward(&first).tanh(); // [B, H]
+        self.classifier
+            .forward(&dropout(&pooled, self.dropout, mode))
+            .to_kind(Kind::Float) // [B, C]
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Shape letters, used at the end of every line that changes a shape:
 //! `B` batch, `S` sequence, `H` hidden, `A` heads, `D` head dim (`H/A`), `F` feed-forward, `E` experts, `T = B*S` tokens,
-//! `R` real (unpadded) tokens, `M` masked positions, `V` vocabulary.
+//! `R` real (unpadded) tokens, `M` masked positions, `V` vocabulary, `C` classes.
 //!
 //! A layer is a struct with `new(store, path, arch)` and `forward(&self, input, mode)`. Nothing travels by global: routing
 //! statistics, auxiliary losses and taps are returned.
@@ -17,15 +17,18 @@ mod ffn;
 mod heads;
 mod moe;
 mod router;
+mod runtime;
 mod store;
 
 pub use bert::{Bert, BertInput, Encoded};
 pub use dropout::{Mode, Noise};
-pub use encoder::{Tap, Taps};
-pub use heads::{HeadLoss, MaskedLmHead};
+pub use encoder::Taps;
+pub use heads::{ClassificationHead, HeadLoss, MaskedLmHead};
 pub use router::Routing;
+pub use runtime::{Session, Tch};
 pub use store::{Initialisation, Leaf, ModelError, Store, StoreOptions};
 
+pub use tcd_export::Tap;
 use tch::Tensor;
 
 /// Layer normalisation over the last axis with learned scale and shift (Ba et al. 2016).

@@ -28,7 +28,7 @@ impl MixtureOfExperts {
         let moe = arch.moe.as_ref()?;
         Some(MixtureOfExperts {
             router: Router::new(store, &format!("{path}.router"), moe),
-            experts: Experts::new(store, &format!("{path}.experts")),
+            experts: Experts::new(store, &format!("{path}.experts"), moe.expert_dropout),
             number: moe.num_experts as i64,
             capacity_factor: moe.capacity_factor,
             dropout: arch.hidden_dropout_prob,
@@ -64,7 +64,7 @@ impl MixtureOfExperts {
             .index_select(0, &order)
             .to_kind(x.kind())
             .unsqueeze(-1); // [R', 1]
-        let computed = self.experts.forward(&sorted, &expert, &ends) * gate; // [R', H]
+        let computed = self.experts.forward(&sorted, &expert, &ends, mode) * gate; // [R', H]
         let y = match (real, self.capacity_factor) {
             // Every row has its place: the inverse permutation, a gather.
             (None, None) => computed.index_select(0, &order.argsort(0, false)),

@@ -10,16 +10,16 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use tcd_export::{
-    Architecture, Head, ModelDirError, Parameter, Values, Weights, WeightsError, parameters,
-    write_model_dir, write_tensors,
+    Architecture, Contents, Head, ModelDirError, Parameter, Values, Weights, WeightsError,
+    parameters, write_model_dir, write_tensors,
 };
 
-use super::config::RunConfig;
 use super::optimizer::AdamW;
 use crate::model::{ModelError, Store};
 
@@ -67,7 +67,7 @@ pub enum CheckpointError {
 }
 
 /// Where a run stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Steps done.
     pub step: u64,
@@ -75,39 +75,80 @@ pub struct Progress {
     pub tokens: u64,
     /// Steps left out in a row for a loss or gradient that was not finite.
     pub skipped: u64,
-    /// Best held-out log-likelihood so far.
+    /// Best held-out score so far; the log-likelihood in pre-training.
     pub best: Option<f64>,
 }
 
+/// The configuration of a kind of run, as checkpoints hold and compare it.
+pub trait Settings: Serialize + DeserializeOwned {
+    /// What of it decides on the weights. The rest (what is written, where and when) may change between start and resume.
+    fn decisive(&self) -> Value;
+}
+
+/// `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
-struct State {
+struct Record<C> {
     format: u32,
     version: String,
     progress: Progress,
     updates: u64,
     corpus_key: String,
-    config: RunConfig,
+    config: C,
     hashes: BTreeMap<String, String>,
 }
 
-/// What a checkpoint is made of.
-pub struct Contents<'a> {
-    /// Where the run stands.
-    pub progress: &'a Progress,
+/// The state of a run, to save.
+#[derive(Debug)]
+pub struct State<'a, C> {
     /// Parameters.
     pub store: &'a Store,
     /// Moments.
     pub optimizer: &'a AdamW,
     /// Model.
     pub arch: &'a Architecture,
+    /// Its head.
+    pub head: Head,
+    /// Names of the classes; empty where there are none.
+    pub labels: &'a [String],
     /// Text of `tokenizer.json`.
     pub tokenizer_json: &'a str,
-    /// Notes in the model's `config.json`.
-    pub notes: &'a serde_json::Map<String, Value>,
-    /// Key of the corpus's manifest.
-    pub corpus_key: &'a str,
+    /// Hash of the tokenizer, for the model's notes.
+    pub tokenizer_hash: &'a str,
+    /// Key of the data: a run goes on only with the same.
+    pub data_key: &'a str,
     /// Configuration of the run.
-    pub config: &'a RunConfig,
+    pub config: &'a C,
+}
+
+impl<C> State<'_, C> {
+    /// The model directory of this state.
+    pub fn contents(&self, notes: Map<String, Value>) -> Contents<'_> {
+        Contents {
+            architecture: self.arch,
+            head: self.head,
+            tokenizer_json: self.tokenizer_json,
+            labels: self.labels,
+            keys: Map::new(),
+            notes,
+        }
+    }
+}
+
+/// The state of a run, to restore: `store` and `optimizer` are written, the rest must be what was saved.
+#[derive(Debug)]
+pub struct StateMut<'a, C> {
+    /// Parameters.
+    pub store: &'a mut Store,
+    /// Moments.
+    pub optimizer: &'a mut AdamW,
+    /// Model.
+    pub arch: &'a Architecture,
+    /// Its head.
+    pub head: Head,
+    /// Key of the data.
+    pub data_key: &'a str,
+    /// Configuration of the run.
+    pub config: &'a C,
 }
 
 /// Name of the checkpoint of a step.
@@ -148,8 +189,13 @@ pub fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>, CheckpointError> {
 }
 
 /// Writes the checkpoint of this step into `dir`, and removes what an interrupted write left there.
-pub fn save(dir: &Path, contents: &Contents) -> Result<PathBuf, CheckpointError> {
-    let path = dir.join(name(contents.progress.step));
+pub fn save<C: Settings>(
+    dir: &Path,
+    state: &State<C>,
+    progress: &Progress,
+    notes: &Map<String, Value>,
+) -> Result<PathBuf, CheckpointError> {
+    let path = dir.join(name(progress.step));
     let io = |path: &Path| {
         let path = path.to_path_buf();
         move |source| CheckpointError::Io { path, source }
@@ -164,45 +210,40 @@ pub fn save(dir: &Path, contents: &Contents) -> Result<PathBuf, CheckpointError>
             fs::remove_dir_all(&left).map_err(io(&left))?;
         }
     }
-    let partial = dir.join(format!(".{}.writing", name(contents.progress.step)));
+    let partial = dir.join(format!(".{}.writing", name(progress.step)));
     let result = (|| {
         let mut hashes = BTreeMap::new();
-        let model = tcd_export::Contents {
-            architecture: contents.arch,
-            head: Head::MaskedLm,
-            tokenizer_json: contents.tokenizer_json,
-            labels: &[],
-            notes: contents.notes.clone(),
-        };
+        let model = state.contents(notes.clone());
         let record = write_model_dir(&partial, &model, |p| {
-            contents.store.bytes(contents.store.buffer(), &p.name)
+            state.store.bytes(state.store.buffer(), &p.name)
         })?;
         hashes.insert(MODEL_FILE.to_string(), record.weights_blake3);
         let hash = write_tensors(
             &partial.join(MOMENTS_FILE),
-            &moments_table(contents.arch),
+            &moments_table(state.arch, state.head),
             &mut |p| {
                 let (name, moment) = p.name.rsplit_once('.').unwrap_or_default();
                 let flat = if moment == "first" {
-                    &contents.optimizer.first
+                    &state.optimizer.first
                 } else {
-                    &contents.optimizer.second
+                    &state.optimizer.second
                 };
-                contents.store.bytes(flat, name)
+                state.store.bytes(flat, name)
             },
         )?;
         hashes.insert(MOMENTS_FILE.to_string(), hash);
-        let state = State {
+        let record = Record {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_string(),
-            progress: contents.progress.clone(),
-            updates: contents.optimizer.updates,
-            corpus_key: contents.corpus_key.to_string(),
-            config: contents.config.clone(),
+            progress: progress.clone(),
+            updates: state.optimizer.updates,
+            corpus_key: state.data_key.to_string(),
+            config: state.config,
             hashes,
         };
         let file = partial.join("state.json");
-        let text = serde_json::to_vec_pretty(&state).map_err(|e| io(&file)(io::Error::other(e)))?;
+        let text =
+            serde_json::to_vec_pretty(&record).map_err(|e| io(&file)(io::Error::other(e)))?;
         fs::write(&file, text).map_err(io(&file))?;
         for file in ["state.json", "config.json", "tokenizer.json"] {
             let file = partial.join(file);
@@ -229,8 +270,8 @@ pub fn save(dir: &Path, contents: &Contents) -> Result<PathBuf, CheckpointError>
 }
 
 /// The moments file's rows: `NAME.first` and `NAME.second` for every parameter.
-fn moments_table(arch: &Architecture) -> Vec<Parameter> {
-    let rows = parameters(arch, Head::MaskedLm);
+fn moments_table(arch: &Architecture, head: Head) -> Vec<Parameter> {
+    let rows = parameters(arch, head);
     let with = |moment: &'static str| {
         move |p: &Parameter| {
             let mut p = p.clone();
@@ -244,15 +285,8 @@ fn moments_table(arch: &Architecture) -> Vec<Parameter> {
         .collect()
 }
 
-/// Reads a checkpoint into `store` and `optimizer`. It must be whole, and of a run with this configuration and corpus.
-pub fn load(
-    path: &Path,
-    config: &RunConfig,
-    corpus_key: &str,
-    arch: &Architecture,
-    store: &mut Store,
-    optimizer: &mut AdamW,
-) -> Result<Progress, CheckpointError> {
+/// Reads a checkpoint into `state`. It must be whole, and of a run with this configuration and data.
+pub fn load<C: Settings>(path: &Path, state: StateMut<C>) -> Result<Progress, CheckpointError> {
     let damaged = |problem: String| CheckpointError::Damaged {
         path: path.to_path_buf(),
         problem,
@@ -260,16 +294,18 @@ pub fn load(
     let file = path.join("state.json");
     let text =
         fs::read(&file).map_err(|e| damaged(format!("`state.json` cannot be read ({e})")))?;
-    let state: State = serde_json::from_slice(&text)
+    let record: Record<C> = serde_json::from_slice(&text)
         .map_err(|e| damaged(format!("`state.json` cannot be read ({e})")))?;
-    if state.format != FORMAT {
+    if record.format != FORMAT {
         return Err(damaged(format!(
             "format {}, expected {FORMAT}",
-            state.format
+            record.format
         )));
     }
-    let mut differences = differences(&state.config, config);
-    if state.corpus_key != corpus_key {
+    let mut differences = Vec::new();
+    let (old, new) = (record.config.decisive(), state.config.decisive());
+    compare("", &old, &new, &mut differences);
+    if record.corpus_key != state.data_key {
         differences.push("the corpus holds other text, tokens or settings".to_string());
     }
     if !differences.is_empty() {
@@ -283,52 +319,40 @@ pub fn load(
         hasher
             .update_mmap_rayon(path.join(file))
             .map_err(|e| damaged(format!("`{file}` cannot be read ({e})")))?;
-        if state.hashes.get(file).map(String::as_str) != Some(hasher.finalize().to_hex().as_str()) {
+        if record.hashes.get(file).map(String::as_str) != Some(hasher.finalize().to_hex().as_str())
+        {
             return Err(damaged(format!(
                 "`{file}` is not what was written (its hash differs)"
             )));
         }
     }
     let model = Weights::open(path.join(MODEL_FILE))?;
-    let model = model.load(&parameters(arch, Head::MaskedLm), Values::Unchecked)?;
+    let model = model.load(&parameters(state.arch, state.head), Values::Unchecked)?;
     let moments = Weights::open(path.join(MOMENTS_FILE))?;
-    let moments = moments.load(&moments_table(arch), Values::Unchecked)?;
-    store.load(|p| {
+    let moments = moments.load(&moments_table(state.arch, state.head), Values::Unchecked)?;
+    state.store.load(|p| {
         model
             .tensor(&p.name)
             .map(|t| t.to_vec())
             .ok_or_else(|| damaged(format!("no `{}`", p.name)))
     })?;
     for (moment, flat) in [
-        ("first", &mut optimizer.first),
-        ("second", &mut optimizer.second),
+        ("first", &mut state.optimizer.first),
+        ("second", &mut state.optimizer.second),
     ] {
-        let values = store.gather(|p| {
+        let values = state.store.gather(|p| {
             moments
                 .tensor(&format!("{}.{moment}", p.name))
                 .map(|t| t.to_vec())
                 .ok_or_else(|| damaged(format!("no `{}`", p.name)))
         })?;
-        store.write(flat, &values);
+        state.store.write(flat, &values);
     }
-    optimizer.updates = state.updates;
-    Ok(state.progress)
+    state.optimizer.updates = record.updates;
+    Ok(record.progress)
 }
 
-/// What decides on the weights and differs between two configurations.
-fn differences(old: &RunConfig, new: &RunConfig) -> Vec<String> {
-    let plain = |c: &RunConfig| {
-        let mut c = c.clone();
-        // These change what is written, where and when, not the weights.
-        (c.output, c.evaluation, c.checkpoint, c.log) = Default::default();
-        (c.data.corpus, c.threads, c.device) = Default::default();
-        serde_json::to_value(c).unwrap_or_default()
-    };
-    let mut lines = Vec::new();
-    compare("", &plain(old), &plain(new), &mut lines);
-    lines
-}
-
+/// Adds a line for each value that differs between two configurations.
 fn compare(path: &str, old: &Value, new: &Value, lines: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(a), Value::Object(b)) => {

@@ -78,6 +78,28 @@ impl AdamW {
         squares.sqrt()
     }
 
+    /// Clips to the norm `clip` (0: not at all) and updates; `Some(norm)` of the gradient before clipping, or `None` where it is
+    /// not finite and nothing was changed.
+    pub fn clipped_step(
+        &mut self,
+        store: &mut Store,
+        gradients: &[Tensor],
+        clip: f64,
+        rate: f64,
+    ) -> Option<f64> {
+        let norm = AdamW::norm(gradients);
+        if !norm.is_finite() {
+            return None;
+        }
+        let scale = if clip > 0.0 && norm > clip {
+            clip / norm
+        } else {
+            1.0
+        };
+        self.step(store, gradients, rate, scale);
+        Some(norm)
+    }
+
     /// One update at learning rate `rate`, gradients multiplied by `scale` first (for clipping and accumulation).
     pub fn step(&mut self, store: &mut Store, gradients: &[Tensor], rate: f64, scale: f64) {
         self.updates += 1;

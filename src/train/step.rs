@@ -132,17 +132,7 @@ impl Model {
         clip: f64,
         rate: f64,
     ) -> Option<f64> {
-        let norm = AdamW::norm(gradients);
-        if !norm.is_finite() {
-            return None;
-        }
-        let scale = if clip > 0.0 && norm > clip {
-            clip / norm
-        } else {
-            1.0
-        };
-        optimizer.step(&mut self.store, gradients, rate, scale);
-        Some(norm)
+        optimizer.clipped_step(&mut self.store, gradients, clip, rate)
     }
 
     /// Held-out masked-LM log-likelihood (nats per masked token) and accuracy.

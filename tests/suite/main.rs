@@ -7,6 +7,8 @@ mod common;
 #[cfg(feature = "train")]
 mod errors;
 #[cfg(feature = "train")]
+mod glue;
+#[cfg(feature = "train")]
 mod hugging_face;
 #[cfg(feature = "train")]
 mod model_laws;

@@ -171,6 +171,7 @@ fn all_violations_are_reported_at_once() {
             router_jitter: -0.1,
             balance_loss_weight: f64::INFINITY,
             z_loss_weight: f64::NAN,
+            expert_dropout: 1.0,
         });
     });
     let expected = "invalid model configuration: `num_hidden_layers` is 0, must be from 1 to 16777216; \
@@ -184,6 +185,7 @@ fn all_violations_are_reported_at_once() {
         `moe.num_experts` is 0, must be from 1 to 65536; \
         `moe.capacity_factor` is 0, must be above 0 and finite; \
         `moe.router_jitter` is -0.1, must be in [0, 1); \
+        `moe.expert_dropout` is 1, must be in [0, 1); \
         `moe.balance_loss_weight` is inf, must be at least 0 and finite; \
         `moe.z_loss_weight` is NaN, must be at least 0 and finite";
     assert_eq!(got, expected);

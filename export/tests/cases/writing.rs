@@ -20,6 +20,7 @@ fn contents<'a>(
         head,
         tokenizer_json,
         labels: &[],
+        keys: Map::new(),
         notes: Map::new(),
     }
 }
@@ -135,6 +136,7 @@ fn config_json_has_what_other_programs_look_for() {
             head,
             tokenizer_json: &text,
             labels: &labels,
+            keys: Map::new(),
             notes,
         };
         write_model_dir(&path, &contents, |row| Ok(values(row))).unwrap();
@@ -324,6 +326,7 @@ fn configurations_survive_the_file() {
                 router_jitter: draw(100) as f64 / 101.0,
                 balance_loss_weight: draw(100) as f64 / 33.0,
                 z_loss_weight: draw(100) as f64 / 33.0,
+                expert_dropout: draw(100) as f64 / 101.0,
             }),
             ..ModelConfig::new(
                 vocabulary,
