@@ -4,7 +4,9 @@
 //! types. No libtorch.
 
 pub mod curve;
+pub mod features;
 pub mod metrics;
 
 pub use curve::{CurveError, CurvePoint, PretrainingCurve};
+pub use features::{FeaturesError, FeaturesFile, FeaturesInfo, FeaturesWriter, RowSpan, Slot};
 pub use metrics::{Metrics, MetricsError, read_metrics};
