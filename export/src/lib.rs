@@ -8,6 +8,7 @@ pub mod config;
 pub mod model_dir;
 pub mod onnx;
 pub mod parameters;
+pub mod parity;
 pub mod presets;
 pub mod runtime;
 pub mod taps;

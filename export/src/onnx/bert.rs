@@ -27,6 +27,8 @@ pub struct Plan<'a> {
     pub taps: &'a [Tap],
     /// How weights of matrix products are stored.
     pub precision: Precision,
+    /// Whether each token's expert and gate become outputs.
+    pub routing: bool,
 }
 
 /// What goes from layer to layer beside the hidden state.
@@ -128,6 +130,24 @@ impl Context<'_> {
         );
         let sum = graph.node("Add", &format!("{path}/sum"), &[&words, &places], vec![]);
         self.norm(&format!("{path}.LayerNorm"), &sum)
+    }
+
+    /// Makes the choice of a router outputs, before padding and capacity: `expert.{layer}` i64 and `gate.{layer}` f32, `[B, S]`.
+    pub(super) fn routing(&mut self, path: &str, expert: &str, gate: &str) {
+        let layer = path.split('.').nth(3).unwrap_or_default().to_owned();
+        let shape = "batch_shape";
+        if self.graph.is_new(shape) {
+            self.graph.node("Shape", shape, &["input_ids"], vec![]);
+        }
+        let outputs = [
+            ("expert", expert, DataType::Int64),
+            ("gate", gate, DataType::Float),
+        ];
+        for (name, value, kind) in outputs {
+            let name = format!("{name}.{layer}");
+            self.graph.node("Reshape", &name, &[value, shape], vec![]);
+            self.graph.output(&name, kind, &[BATCH, SEQUENCE]);
+        }
     }
 
     /// Rows of a table, f32. `[..]` to `[.., H]`.

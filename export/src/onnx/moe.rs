@@ -81,6 +81,10 @@ fn route(context: &mut Context<'_>, path: &str, flat: &str) -> Routed {
         &[&p],
         attributes,
     ); // [T]
+    if context.plan.routing {
+        context.routing(path, &first, &gate);
+    }
+    let graph = &mut context.graph;
     let none = graph.i64(experts as i64);
     let real = graph.node(
         "Where",

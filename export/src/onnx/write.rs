@@ -40,6 +40,8 @@ pub struct Options {
     pub taps: Vec<Tap>,
     /// How weights of matrix products are stored.
     pub precision: Precision,
+    /// Make each token's expert and gate outputs too, `expert.{layer}` and `gate.{layer}`; with it the file is [`FEATURES_FILE`].
+    pub routing: bool,
     /// Put values into a second file even where one would do.
     pub external_data: bool,
     /// Name of the task, for the metadata.
@@ -232,9 +234,10 @@ impl Target<'_> {
             head: self.head,
             taps: &options.taps,
             precision: options.precision,
+            routing: options.routing,
         };
         let graph = plan.checked(&table).map_err(ExportError::Check)?;
-        let name = if options.taps.is_empty() {
+        let name = if options.taps.is_empty() && !options.routing {
             MODEL_FILE
         } else {
             FEATURES_FILE

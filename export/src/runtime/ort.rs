@@ -182,7 +182,12 @@ fn output(name: &str, value: &DynValue) -> Result<Output, String> {
             let (shape, values) = value.try_extract_tensor::<f64>().map_err(text)?;
             (shape, values.iter().map(|&value| value as f32).collect())
         }
-        other => return Err(format!("output `{name}` is {other:?}, not floating point")),
+        // Experts, by their numbers.
+        Some(TensorElementType::Int64) => {
+            let (shape, values) = value.try_extract_tensor::<i64>().map_err(text)?;
+            (shape, values.iter().map(|&value| value as f32).collect())
+        }
+        other => return Err(format!("output `{name}` is {other:?}, not numbers")),
     };
     let shape = shape
         .iter()
