@@ -2,13 +2,16 @@
 //!
 //! [`config`] says what a model is, [`mod@presets`] names sizes, [`mod@parameters`] is the one table of parameter names and
 //! shapes, [`weights`] reads safetensors strictly against that table, [`model_dir`] and [`mod@write`] read and write
-//! whole directories.
+//! whole directories. [`onnx`] writes and reads ONNX files, [`mod@runtime`] runs them; [`taps`] names hidden states.
 
 pub mod config;
 pub mod model_dir;
+pub mod onnx;
 pub mod parameters;
+pub mod parity;
 pub mod presets;
 pub mod runtime;
+pub mod taps;
 pub mod weights;
 pub mod write;
 
@@ -18,5 +21,6 @@ pub use model_dir::{
 };
 pub use parameters::{Head, Init, Parameter, active_parameter_count, parameter_count, parameters};
 pub use presets::{Preset, preset, presets};
+pub use taps::{Tap, UnknownTap};
 pub use weights::{Dropped, Fault, Loaded, Offence, Tensor, Values, Weights, WeightsError};
 pub use write::{Contents, clear_leftovers, write_model_dir, write_tensors};

@@ -299,6 +299,26 @@ impl Weights {
         &self.path
     }
 
+    /// Lets this process forget the memory of mapped bytes: read again, they come from the system's cache or from disk.
+    ///
+    /// `bytes` is a part of this file, such as [`Tensor::bytes`]; anything else is left alone.
+    pub fn forget(&self, bytes: &[u8]) {
+        #[cfg(unix)]
+        if let Some(start) = (bytes.as_ptr() as usize).checked_sub(self.map.as_ptr() as usize)
+            && start + bytes.len() <= self.map.len()
+        {
+            // SAFETY: the mapping is read only and backed by the file: what is given back is read again from it.
+            // A failure means that the memory stays, which harms nothing.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    start,
+                    bytes.len(),
+                )
+            };
+        }
+    }
+
     /// Names of all tensors in the file, brought to the table's form, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -111,11 +111,13 @@ impl Doctor {
 
 impl Report {
     fn new(checks: Vec<Row>) -> Self {
-        let features = if cfg!(feature = "train") {
-            vec!["train"]
-        } else {
-            vec![]
-        };
+        let features = [
+            ("train", cfg!(feature = "train")),
+            ("ort", cfg!(feature = "ort")),
+        ]
+        .into_iter()
+        .filter_map(|(name, built)| built.then_some(name))
+        .collect();
         let healthy = checks.iter().all(|row| row.state != State::Missing);
         Self {
             version: env!("CARGO_PKG_VERSION"),

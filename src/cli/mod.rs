@@ -13,16 +13,22 @@ pub mod corpus;
 #[cfg(feature = "train")]
 pub mod distill;
 pub mod doctor;
+mod engine;
 pub mod eval;
+pub mod export;
+pub mod features;
 #[cfg(feature = "train")]
 pub mod finetune;
 pub mod generate;
 pub mod glue;
 mod interrupt;
+pub mod parity;
 pub mod plot;
+pub mod predict;
 #[cfg(feature = "train")]
 pub mod pretrain;
 mod progress;
+mod rows;
 pub mod submit;
 pub mod tokenizer;
 #[cfg(feature = "train")]
@@ -69,6 +75,14 @@ enum Command {
     Finetune(finetune::Finetune),
     /// Score fine-tuned models on GLUE, on any engine.
     Eval(eval::Eval),
+    /// Write a model as ONNX, with its hidden states as further outputs where asked for.
+    Export(export::Export),
+    /// Hold engines against each other on the same rows: largest difference, predictions that flip, experts reached.
+    Parity(parity::Parity),
+    /// Answer rows of text with a fine-tuned model, as JSON lines.
+    Predict(predict::Predict),
+    /// Write a model's hidden states on rows of text to a safetensors file.
+    Features(features::Features),
     /// Write and check the submission for the GLUE server.
     Submit(submit::Submit),
     /// Look at GLUE's data, and sum up and compare results on it.
@@ -110,6 +124,10 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Finetune(c) => c.run(),
         Command::Eval(c) => c.run(),
+        Command::Export(c) => c.run(),
+        Command::Parity(c) => c.run(),
+        Command::Predict(c) => c.run(),
+        Command::Features(c) => c.run(),
         Command::Submit(c) => c.run(),
         Command::Glue(c) => c.run(),
         Command::Analyze(c) => c.run(),

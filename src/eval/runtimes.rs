@@ -2,36 +2,42 @@
 
 use tcd_export::runtime::Runtime;
 
-/// The engines, the default one first.
+/// The engines, in the order in which they are preferred.
 pub fn runtimes() -> Vec<Box<dyn Runtime>> {
     vec![
         #[cfg(feature = "train")]
         Box::new(crate::model::Tch),
+        #[cfg(feature = "ort")]
+        Box::new(tcd_export::runtime::ort::Ort::new(onnxruntime())),
+        Box::new(tcd_export::runtime::tract::Tract),
     ]
 }
 
-/// The engine of a name, or the default one.
+/// The library of onnxruntime.
+#[cfg(feature = "ort")]
+fn onnxruntime() -> Option<std::path::PathBuf> {
+    let loaded = crate::machine::loaded_libraries();
+    crate::machine::onnxruntime(&loaded).map(|library| library.path)
+}
+
+/// The engine of a name, or the first that can be used here.
 ///
 /// # Errors
 /// The names there are.
 pub fn runtime(name: Option<&str>) -> Result<Box<dyn Runtime>, String> {
     let mut rows = runtimes();
     let place = match name {
-        None if rows.is_empty() => {
-            return Err("this program was built without an engine; hint: build it with one of the features `train`, `ort`, `tract`".to_owned());
-        }
-        None => 0,
-        Some(name) => rows.iter().position(|r| r.name() == name).ok_or_else(|| {
-            let names: Vec<&str> = rows.iter().map(|r| r.name()).collect();
-            format!(
-                "there is no engine `{name}` in this program; it has: {}",
-                if names.is_empty() {
-                    "none".to_owned()
-                } else {
+        None => rows.iter().position(|row| row.check().is_ok()).unwrap_or(0),
+        Some(name) => rows
+            .iter()
+            .position(|row| row.name() == name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = rows.iter().map(|row| row.name()).collect();
+                format!(
+                    "there is no engine `{name}` in this program; it has: {}",
                     names.join(", ")
-                }
-            )
-        })?,
+                )
+            })?,
     };
     Ok(rows.swap_remove(place))
 }

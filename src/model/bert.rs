@@ -2,12 +2,12 @@
 
 use tch::{Kind, Tensor};
 
-use tcd_export::Architecture;
+use tcd_export::{Architecture, Tap};
 
 use super::Store;
 use super::dropout::Mode;
 use super::embeddings::Embeddings;
-use super::encoder::{Layer, Tap, Taps};
+use super::encoder::{Layer, Taps};
 use super::router::Routing;
 
 /// The model without a head.

@@ -1,13 +1,12 @@
 //! The encoder: post-layer-norm layers (Devlin et al. 2019), each with a vanilla or a mixture-of-experts feed-forward block.
 //!
-//! Hidden states worth looking at have one name each, a [`Tap`]; they are collected on request.
+//! Hidden states worth looking at have one name each, a [`Tap`] of `tcd_export`; they are collected on request.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use tch::Tensor;
 
-use tcd_export::Architecture;
+use tcd_export::{Architecture, Tap};
 
 use super::attention::SelfAttention;
 use super::dropout::Mode;
@@ -15,39 +14,6 @@ use super::ffn::FeedForward;
 use super::moe::MixtureOfExperts;
 use super::router::Routing;
 use super::{LayerNorm, Store};
-
-/// A named hidden state. Layers count from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Tap {
-    /// The embedding output, `[B, S, H]`.
-    Embedding,
-    /// What leaves a layer, after its last layer norm, `[B, S, H]`.
-    Trunk(usize),
-    /// What the attention block adds to the residual stream, `[B, S, H]`.
-    AttentionInner(usize),
-    /// What the feed-forward or mixture-of-experts block adds to the residual stream, `[B, S, H]`.
-    FeedForwardInner(usize),
-    /// Query vectors, `[B, A, S, D]`.
-    Query(usize),
-    /// Key vectors, `[B, A, S, D]`.
-    Key(usize),
-    /// Value vectors, `[B, A, S, D]`.
-    Value(usize),
-}
-
-impl fmt::Display for Tap {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Tap::Embedding => write!(f, "embedding"),
-            Tap::Trunk(layer) => write!(f, "layer.{layer}.trunk"),
-            Tap::AttentionInner(layer) => write!(f, "layer.{layer}.attention.inner"),
-            Tap::FeedForwardInner(layer) => write!(f, "layer.{layer}.ffn.inner"),
-            Tap::Query(layer) => write!(f, "layer.{layer}.query"),
-            Tap::Key(layer) => write!(f, "layer.{layer}.key"),
-            Tap::Value(layer) => write!(f, "layer.{layer}.value"),
-        }
-    }
-}
 
 /// Tapped hidden states.
 pub type Taps = BTreeMap<Tap, Tensor>;

@@ -22,13 +22,14 @@ mod store;
 
 pub use bert::{Bert, BertInput, Encoded};
 pub use dropout::{Mode, Noise};
-pub use encoder::{Tap, Taps};
+pub use encoder::Taps;
 pub use heads::{ClassificationHead, HeadLoss, MaskedLmHead};
 pub use router::Routing;
 pub use runtime::{Session, Tch};
 pub(crate) use store::normal;
 pub use store::{Initialisation, Leaf, ModelError, Store, StoreOptions};
 
+pub use tcd_export::Tap;
 use tch::Tensor;
 
 /// Layer normalisation over the last axis with learned scale and shift (Ba et al. 2016).

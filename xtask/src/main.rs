@@ -8,6 +8,7 @@ mod process;
 mod setup;
 mod test;
 mod validate;
+mod wheels;
 
 use std::process::ExitCode;
 

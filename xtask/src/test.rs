@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{Outcome, process, setup};
+use crate::{Outcome, process, setup, wheels};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -84,6 +84,7 @@ impl Test {
         if !self.no_train {
             setup::ensure()?;
         }
+        wheels::ensure();
         let mut counts = Counts::default();
         for selection in self.selections() {
             let mut cargo = process::cargo(["test", "--no-fail-fast"]);

@@ -6,6 +6,12 @@
 //!
 //! Shapes: `B` rows, `S` positions, row-major.
 
+pub mod common;
+#[cfg(feature = "ort")]
+pub mod ort;
+#[cfg(feature = "tract")]
+pub mod tract;
+
 use std::path::Path;
 
 /// What goes wrong in an engine, with the file or the tensor it concerns and the mend.
@@ -66,7 +72,8 @@ pub trait Runtime: Send + Sync {
     /// What is missing, and how to get it.
     fn check(&self) -> Result<String, RuntimeError>;
 
-    /// Loads the model of directory `dir` (`model.onnx`, or `model.safetensors` for libtorch).
+    /// Loads the model of directory `dir` (`model.onnx`, or `model.safetensors` for libtorch). Engines for ONNX files take the path
+    /// of such a file too.
     ///
     /// # Errors
     /// A file that is missing, damaged, or asks for what the engine lacks.

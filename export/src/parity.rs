@@ -1,0 +1,619 @@
+//! Whether engines agree: the same batches through each, held against the first.
+//!
+//! Values at padding have no meaning and are left out. A prediction is the largest value of the last axis of `logits`.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::runtime::{Feed, Options, Output, Runnable, Runtime, RuntimeError};
+
+/// Flips and routes that a report lists; the rest is counted.
+const LISTED: usize = 50;
+
+/// A batch and what it is there for.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// What it shows, such as `one row`.
+    pub name: &'a str,
+    /// The batch.
+    pub feed: Feed<'a>,
+}
+
+/// How an output of one engine differs from that of the first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Difference {
+    /// The engine that is held against it.
+    pub engine: String,
+    /// The output.
+    pub output: String,
+    /// Values compared.
+    pub values: u64,
+    /// Largest magnitude of a difference; infinite where only one of two is a number.
+    pub max: f64,
+    /// Mean magnitude of the differences.
+    pub mean: f64,
+    /// The first value beyond the tolerance.
+    pub first: Option<Place>,
+    /// Predictions compared.
+    pub predictions: u64,
+    /// Predictions that differ.
+    pub flipped: u64,
+    /// The first of them.
+    pub flips: Vec<Flip>,
+}
+
+/// A value that differs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Place {
+    /// The batch's name.
+    pub batch: String,
+    /// Index of each axis.
+    pub index: Vec<usize>,
+    /// The first engine's value.
+    pub expected: f32,
+    /// This engine's value.
+    pub got: f32,
+}
+
+/// A prediction that differs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Flip {
+    /// The batch's name.
+    pub batch: String,
+    /// Row of the batch, and position where predictions are per position.
+    pub index: Vec<usize>,
+    /// The first engine's prediction.
+    pub expected: usize,
+    /// This engine's prediction.
+    pub got: usize,
+    /// How far apart the first engine had the two.
+    pub margin: f32,
+}
+
+impl Difference {
+    /// Whether every value is within the tolerance.
+    pub fn holds(&self, tolerance: f64) -> bool {
+        self.max <= tolerance
+    }
+
+    fn add(&mut self, case: &Case<'_>, expected: &Output, got: &Output, tolerance: f64) {
+        let strides = strides(&expected.shape);
+        let mut sum = self.mean * self.values as f64;
+        for (flat, (&wanted, &value)) in expected.values.iter().zip(&got.values).enumerate() {
+            let index = || {
+                strides
+                    .iter()
+                    .zip(&expected.shape)
+                    .map(|(stride, length)| flat / stride % length)
+                    .collect::<Vec<_>>()
+            };
+            if is_padding(&case.feed, &expected.name, &expected.shape, flat, &strides) {
+                continue;
+            }
+            let difference = distance(wanted, value);
+            self.values += 1;
+            sum += difference;
+            self.max = self.max.max(difference);
+            if difference > tolerance && self.first.is_none() {
+                self.first = Some(Place {
+                    batch: case.name.to_owned(),
+                    index: index(),
+                    expected: wanted,
+                    got: value,
+                });
+            }
+        }
+        self.mean = if self.values == 0 {
+            0.0
+        } else {
+            sum / self.values as f64
+        };
+        if expected.name == "logits" {
+            self.predictions(case, expected, got, &strides);
+        }
+    }
+
+    fn predictions(&mut self, case: &Case<'_>, expected: &Output, got: &Output, strides: &[usize]) {
+        let Some(&classes) = expected.shape.last().filter(|&&classes| classes > 1) else {
+            return;
+        };
+        let rows = expected
+            .values
+            .chunks_exact(classes)
+            .zip(got.values.chunks_exact(classes));
+        for (row, (wanted, values)) in rows.enumerate() {
+            if is_padding(
+                &case.feed,
+                &expected.name,
+                &expected.shape,
+                row * classes,
+                strides,
+            ) {
+                continue;
+            }
+            self.predictions += 1;
+            let (one, two) = (largest(wanted), largest(values));
+            if one == two {
+                continue;
+            }
+            self.flipped += 1;
+            if self.flips.len() < LISTED {
+                let outer = strides.len() - 1;
+                let index = (0..outer)
+                    .map(|axis| row * classes / strides[axis] % expected.shape[axis])
+                    .collect();
+                let margin = wanted[one] - wanted[two];
+                self.flips.push(Flip {
+                    batch: case.name.to_owned(),
+                    index,
+                    expected: one,
+                    got: two,
+                    margin,
+                });
+            }
+        }
+    }
+}
+
+/// Elements of one step along each axis.
+fn strides(shape: &[usize]) -> Vec<usize> {
+    (0..shape.len())
+        .map(|axis| shape[axis + 1..].iter().product::<usize>().max(1))
+        .collect()
+}
+
+/// Whether a value belongs to a padding position; outputs of whole rows belong to none.
+fn is_padding(
+    feed: &Feed<'_>,
+    name: &str,
+    shape: &[usize],
+    flat: usize,
+    strides: &[usize],
+) -> bool {
+    let axis = match shape.len() {
+        // Heads come before positions.
+        4 => 2,
+        3 => 1,
+        2 if name != "logits" && shape == [feed.batch, feed.sequence] => 1,
+        _ => return false,
+    };
+    if shape[0] != feed.batch || shape[axis] != feed.sequence {
+        return false;
+    }
+    let (row, place) = (
+        flat / strides[0] % shape[0],
+        flat / strides[axis] % shape[axis],
+    );
+    feed.attention_mask[row * feed.sequence + place] == 0
+}
+
+fn distance(wanted: f32, got: f32) -> f64 {
+    if wanted == got || (wanted.is_nan() && got.is_nan()) {
+        return 0.0;
+    }
+    let difference = (f64::from(wanted) - f64::from(got)).abs();
+    if difference.is_nan() {
+        f64::INFINITY
+    } else {
+        difference
+    }
+}
+
+/// Index of the largest value, the first of equal ones.
+fn largest(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
+        }
+    }
+    best
+}
+
+/// Engines that have a model ready, the first of which the others are held against.
+pub struct Contest {
+    engines: Vec<(&'static str, Box<dyn Runnable>)>,
+    tolerance: f64,
+    differences: Vec<Difference>,
+}
+
+impl Contest {
+    /// Loads a model into every engine.
+    ///
+    /// # Errors
+    /// The first engine that does not take it.
+    pub fn new(
+        engines: &[&dyn Runtime],
+        model: &Path,
+        options: &Options,
+        tolerance: f64,
+    ) -> Result<Self, RuntimeError> {
+        let engines = engines
+            .iter()
+            .map(|engine| Ok((engine.name(), engine.prepare(model, options)?)))
+            .collect::<Result<_, RuntimeError>>()?;
+        Ok(Self {
+            engines,
+            tolerance,
+            differences: Vec::new(),
+        })
+    }
+
+    /// Runs a batch on every engine and compares.
+    ///
+    /// # Errors
+    /// An engine that fails, or outputs of other names or shapes.
+    pub fn run(&mut self, case: &Case<'_>) -> Result<(), RuntimeError> {
+        let mut first: Option<Vec<Output>> = None;
+        for (name, engine) in &mut self.engines {
+            let outputs = engine.run(&case.feed)?;
+            match &first {
+                None => first = Some(outputs),
+                Some(expected) => {
+                    let (tolerance, differences) = (self.tolerance, &mut self.differences);
+                    compare(differences, name, case, expected, &outputs, tolerance)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs each row of a batch without the others and without padding, and compares with the batch, engine by engine; rows are
+    /// padded on the right.
+    ///
+    /// # Errors
+    /// As [`Contest::run`].
+    pub fn alone(&mut self, case: &Case<'_>) -> Result<(), RuntimeError> {
+        let feed = &case.feed;
+        for (name, engine) in &mut self.engines {
+            let whole = engine.run(feed)?;
+            let title = format!("{name}, a row alone");
+            for row in 0..feed.batch {
+                let span = row * feed.sequence..(row + 1) * feed.sequence;
+                let length = feed.attention_mask[span.clone()]
+                    .iter()
+                    .filter(|mask| **mask != 0)
+                    .count();
+                let part = span.start..span.start + length.max(1);
+                let single = Feed {
+                    batch: 1,
+                    sequence: part.len(),
+                    input_ids: &feed.input_ids[part.clone()],
+                    attention_mask: &feed.attention_mask[part.clone()],
+                    token_type_ids: &feed.token_type_ids[part.clone()],
+                };
+                let outputs = engine.run(&single)?;
+                let expected: Vec<_> = whole
+                    .iter()
+                    .map(|output| cut(output, feed, row, part.len()))
+                    .collect();
+                let case = Case {
+                    name: case.name,
+                    feed: single,
+                };
+                compare(
+                    &mut self.differences,
+                    &title,
+                    &case,
+                    &expected,
+                    &outputs,
+                    self.tolerance,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was found, an entry for each engine and output.
+    pub fn finish(self) -> Vec<Difference> {
+        self.differences
+    }
+}
+
+/// A row of an output of a batch, without the positions from `length` on.
+fn cut(output: &Output, feed: &Feed<'_>, row: usize, length: usize) -> Output {
+    let mut shape = output.shape.clone();
+    let strides = strides(&shape);
+    let axis = match shape.len() {
+        4 => Some(2),
+        3 => Some(1),
+        2 if output.name != "logits" && shape[1] == feed.sequence => Some(1),
+        _ => None,
+    };
+    let of_row = &output.values[row * strides[0]..(row + 1) * strides[0]];
+    shape[0] = 1;
+    let Some(axis) = axis else {
+        return Output {
+            name: output.name.clone(),
+            shape,
+            values: of_row.to_vec(),
+        };
+    };
+    let values = of_row
+        .chunks(strides[axis - 1])
+        .flat_map(|block| &block[..length * strides[axis]])
+        .copied()
+        .collect();
+    shape[axis] = length;
+    Output {
+        name: output.name.clone(),
+        shape,
+        values,
+    }
+}
+
+/// Outputs that cannot be compared.
+#[derive(Debug, thiserror::Error)]
+#[error("{engine} gives {got:?}, expected {expected:?}")]
+struct Unlike {
+    engine: String,
+    expected: Vec<(String, Vec<usize>)>,
+    got: Vec<(String, Vec<usize>)>,
+}
+
+fn compare(
+    all: &mut Vec<Difference>,
+    engine: &str,
+    case: &Case<'_>,
+    expected: &[Output],
+    got: &[Output],
+    tolerance: f64,
+) -> Result<(), RuntimeError> {
+    let forms = |outputs: &[Output]| -> Vec<_> {
+        outputs
+            .iter()
+            .map(|output| (output.name.clone(), output.shape.clone()))
+            .collect()
+    };
+    if forms(expected) != forms(got) {
+        let engine = engine.to_owned();
+        return Err(Unlike {
+            engine,
+            expected: forms(expected),
+            got: forms(got),
+        }
+        .into());
+    }
+    for (expected, got) in expected.iter().zip(got) {
+        let place = all
+            .iter()
+            .position(|row| row.engine == engine && row.output == expected.name);
+        let place = place.unwrap_or_else(|| {
+            let (engine, output) = (engine.to_owned(), expected.name.clone());
+            all.push(Difference {
+                engine,
+                output,
+                ..Difference::default()
+            });
+            all.len() - 1
+        });
+        all[place].add(case, expected, got, tolerance);
+    }
+    Ok(())
+}
+
+/// Tokens that each expert of each layer got; outputs `expert.{layer}` of a model exported with routing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Load {
+    /// `[layers][experts]`.
+    pub tokens: Vec<Vec<u64>>,
+}
+
+impl Load {
+    /// For a model of so many layers and experts.
+    pub fn new(layers: usize, experts: usize) -> Self {
+        Self {
+            tokens: vec![vec![0; experts]; layers],
+        }
+    }
+
+    /// Counts the experts of a batch's real tokens.
+    pub fn add(&mut self, feed: &Feed<'_>, outputs: &[Output]) {
+        for (layer, counts) in self.tokens.iter_mut().enumerate() {
+            let name = format!("expert.{layer}");
+            for output in outputs.iter().filter(|output| output.name == name) {
+                for (expert, mask) in output.values.iter().zip(feed.attention_mask) {
+                    if *mask != 0
+                        && let Some(count) = counts.get_mut(*expert as usize)
+                    {
+                        *count += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Layer and number of experts that got no token.
+    pub fn unreached(&self) -> Vec<(usize, usize)> {
+        let layers = self.tokens.iter().enumerate();
+        layers
+            .flat_map(|(layer, counts)| {
+                (0..counts.len())
+                    .filter(|&expert| counts[expert] == 0)
+                    .map(move |expert| (layer, expert))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Gives tokens as logits, changed by a function of row, class and value.
+    #[derive(Clone, Copy)]
+    struct Fake(&'static str, fn(usize, usize, f32) -> f32);
+
+    impl Runnable for Fake {
+        fn run(&mut self, feed: &Feed<'_>) -> Result<Vec<Output>, RuntimeError> {
+            let values = |width: usize| {
+                (0..feed.batch)
+                    .flat_map(|row| (0..width).map(move |class| (row, class)))
+                    .map(|(row, class)| {
+                        (self.1)(
+                            row,
+                            class,
+                            (feed.input_ids[row * feed.sequence] + class as i64) as f32,
+                        )
+                    })
+                    .collect()
+            };
+            let hidden = feed
+                .input_ids
+                .iter()
+                .enumerate()
+                .map(|(at, &id)| (self.1)(at / feed.sequence, at % feed.sequence, id as f32));
+            Ok(vec![
+                Output {
+                    name: "logits".into(),
+                    shape: vec![feed.batch, 3],
+                    values: values(3),
+                },
+                Output {
+                    name: "embedding".into(),
+                    shape: vec![feed.batch, feed.sequence, 1],
+                    values: hidden.collect(),
+                },
+            ])
+        }
+    }
+
+    impl Runtime for Fake {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn check(&self) -> Result<String, RuntimeError> {
+            Ok(String::new())
+        }
+
+        fn prepare(&self, _: &Path, _: &Options) -> Result<Box<dyn Runnable>, RuntimeError> {
+            Ok(Box::new(*self))
+        }
+    }
+
+    const PLAIN: Fake = Fake("plain", |_, _, value| value);
+
+    fn against(other: Fake) -> Vec<Difference> {
+        let options = Options {
+            threads: 1,
+            outputs: vec![],
+        };
+        let mut contest = Contest::new(&[&PLAIN, &other], Path::new(""), &options, 0.01).unwrap();
+        let feed = Feed {
+            batch: 2,
+            sequence: 3,
+            input_ids: &[4, 5, 0, 7, 8, 9],
+            attention_mask: &[1, 1, 0, 1, 1, 1],
+            token_type_ids: &[0; 6],
+        };
+        contest.run(&Case { name: "two", feed }).unwrap();
+        contest.finish()
+    }
+
+    #[test]
+    fn equal_engines_do_not_differ() {
+        for difference in against(PLAIN) {
+            assert_eq!(
+                (difference.max, difference.first.clone(), difference.flipped),
+                (0.0, None, 0)
+            );
+            assert!(difference.holds(0.0));
+        }
+        let differences = against(PLAIN);
+        assert_eq!((differences[0].values, differences[0].predictions), (6, 2));
+        assert_eq!(differences[1].values, 5, "padding is left out");
+    }
+
+    #[test]
+    fn the_first_place_the_maximum_the_mean_and_flips_are_found() {
+        let off = against(Fake("off", |row, class, value| {
+            if row == 1 && class == 0 {
+                value + 3.0
+            } else {
+                value
+            }
+        }));
+        let logits = &off[0];
+        assert_eq!(logits.max, 3.0);
+        assert!((logits.mean - 0.5).abs() < 1e-12);
+        let place = logits.first.clone().unwrap();
+        assert_eq!(
+            (place.index, place.expected, place.got),
+            (vec![1, 0], 7.0, 10.0)
+        );
+        assert_eq!(logits.flipped, 1);
+        let flip = &logits.flips[0];
+        assert_eq!(
+            (flip.index.clone(), flip.expected, flip.got, flip.margin),
+            (vec![1], 2, 0, 2.0)
+        );
+        assert!(!logits.holds(1.0) && logits.holds(3.0));
+    }
+
+    #[test]
+    fn a_value_that_is_no_number_is_infinitely_far() {
+        let off = against(Fake(
+            "off",
+            |row, _, value| if row == 0 { f32::NAN } else { value },
+        ));
+        assert_eq!(off[0].max, f64::INFINITY);
+        assert!(!off[0].holds(1e30));
+    }
+
+    #[test]
+    fn rows_that_depend_on_their_company_are_found() {
+        let options = Options {
+            threads: 1,
+            outputs: vec![],
+        };
+        let feed = Feed {
+            batch: 2,
+            sequence: 3,
+            input_ids: &[4, 5, 0, 7, 8, 9],
+            attention_mask: &[1, 1, 0, 1, 1, 1],
+            token_type_ids: &[0; 6],
+        };
+        let case = Case { name: "two", feed };
+        let mut contest = Contest::new(&[&PLAIN], Path::new(""), &options, 0.01).unwrap();
+        contest.alone(&case).unwrap();
+        assert!(
+            contest
+                .finish()
+                .iter()
+                .all(|difference| difference.max == 0.0 && difference.values > 0)
+        );
+        let sensitive = Fake("sensitive", |row, _, value| value + row as f32);
+        let mut contest = Contest::new(&[&sensitive], Path::new(""), &options, 0.01).unwrap();
+        contest.alone(&case).unwrap();
+        let differences = contest.finish();
+        assert_eq!(differences[0].max, 1.0);
+        assert!(differences[0].engine.contains("alone"));
+    }
+
+    #[test]
+    fn experts_without_tokens_are_named() {
+        let feed = Feed {
+            batch: 1,
+            sequence: 3,
+            input_ids: &[1, 2, 3],
+            attention_mask: &[1, 1, 0],
+            token_type_ids: &[0; 3],
+        };
+        let output = |layer: usize, values: &[f32]| Output {
+            name: format!("expert.{layer}"),
+            shape: vec![1, 3],
+            values: values.to_vec(),
+        };
+        let mut load = Load::new(2, 3);
+        load.add(
+            &feed,
+            &[output(0, &[0.0, 2.0, 1.0]), output(1, &[1.0, 1.0, 0.0])],
+        );
+        assert_eq!(load.tokens, [[1, 0, 1], [0, 2, 0]]);
+        assert_eq!(load.unreached(), [(0, 1), (1, 0), (1, 2)]);
+    }
+}

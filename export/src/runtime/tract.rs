@@ -1,0 +1,167 @@
+//! tract, an engine in pure Rust: no library to find, nothing native to install.
+//!
+//! tract computes on one thread. With several, a batch is cut into as many parts of whole rows, each computed by its own thread
+//! over the same weights.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tract_onnx::prelude::*;
+
+use super::common::{EngineError, Signature, guarded};
+use super::{Feed, Options, Output, Runnable, Runtime, RuntimeError};
+
+const ENGINE: &str = "tract";
+
+/// The engine tract.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tract;
+
+impl Runtime for Tract {
+    fn name(&self) -> &'static str {
+        ENGINE
+    }
+
+    fn check(&self) -> Result<String, RuntimeError> {
+        Ok("tract 0.23.9, built in".to_owned())
+    }
+
+    fn prepare(&self, dir: &Path, options: &Options) -> Result<Box<dyn Runnable>, RuntimeError> {
+        let signature = Signature::read(dir, options)?;
+        let plan =
+            guarded(|| load(&signature).map_err(|error| format!("{error:#}"))).map_err(|why| {
+                EngineError::Load {
+                    engine: ENGINE,
+                    path: signature.path.clone(),
+                    why,
+                    hint: "try `--runtime ort`, or export the model again",
+                }
+            })?;
+        Ok(Box::new(TractModel {
+            signature,
+            plan,
+            threads: options.threads.max(1),
+        }))
+    }
+}
+
+fn load(signature: &Signature) -> TractResult<Arc<TypedRunnableModel>> {
+    let mut model = tract_onnx::onnx().model_for_path(&signature.path)?;
+    let axes =
+        [model.symbols.sym("batch"), model.symbols.sym("sequence")].map(|symbol| symbol.to_dim());
+    for (index, (_, narrow)) in signature.inputs.iter().enumerate() {
+        let kind = if *narrow {
+            i32::datum_type()
+        } else {
+            i64::datum_type()
+        };
+        model.set_input_fact(index, InferenceFact::dt_shape(kind, &axes))?;
+    }
+    model.select_outputs_by_name(&signature.outputs)?;
+    model.into_optimized()?.into_runnable()
+}
+
+struct TractModel {
+    signature: Signature,
+    plan: Arc<TypedRunnableModel>,
+    threads: usize,
+}
+
+impl Runnable for TractModel {
+    fn run(&mut self, feed: &Feed<'_>) -> Result<Vec<Output>, RuntimeError> {
+        self.signature.check(feed)?;
+        let threads = if self.signature.undivided {
+            1
+        } else {
+            self.threads
+        };
+        let parts = parts(feed, threads);
+        let run = |feed: &Feed<'_>| {
+            guarded(|| run(&self.plan, &self.signature, feed).map_err(|error| format!("{error:#}")))
+        };
+        let results: Vec<_> = if let [only] = parts.as_slice() {
+            vec![run(only)]
+        } else {
+            std::thread::scope(|scope| {
+                let workers: Vec<_> = parts.iter().map(|part| scope.spawn(|| run(part))).collect();
+                workers
+                    .into_iter()
+                    .map(|worker| {
+                        worker
+                            .join()
+                            .unwrap_or_else(|_| Err("a thread ended".to_owned()))
+                    })
+                    .collect()
+            })
+        };
+        let (batch, sequence) = (feed.batch, feed.sequence);
+        let fail = |why: String| EngineError::Run {
+            engine: ENGINE,
+            batch,
+            sequence,
+            why,
+        };
+        let mut whole: Vec<Output> = Vec::new();
+        for part in results {
+            let part = part.map_err(fail)?;
+            if whole.is_empty() {
+                whole = part;
+                continue;
+            }
+            for (all, more) in whole.iter_mut().zip(part) {
+                all.shape[0] += more.shape.first().copied().unwrap_or(0);
+                all.values.extend(more.values);
+            }
+        }
+        Ok(whole)
+    }
+}
+
+/// A batch cut into at most so many parts of whole rows.
+fn parts<'a>(feed: &Feed<'a>, threads: usize) -> Vec<Feed<'a>> {
+    let rows = feed.batch.div_ceil(threads.min(feed.batch));
+    let step = rows * feed.sequence;
+    let chunks = feed
+        .input_ids
+        .chunks(step)
+        .zip(feed.attention_mask.chunks(step));
+    chunks
+        .zip(feed.token_type_ids.chunks(step))
+        .map(|((input_ids, attention_mask), token_type_ids)| Feed {
+            batch: input_ids.len() / feed.sequence,
+            sequence: feed.sequence,
+            input_ids,
+            attention_mask,
+            token_type_ids,
+        })
+        .collect()
+}
+
+fn run(
+    plan: &Arc<TypedRunnableModel>,
+    signature: &Signature,
+    feed: &Feed<'_>,
+) -> TractResult<Vec<Output>> {
+    let shape = [feed.batch, feed.sequence];
+    let mut inputs = tvec![];
+    for (input, narrow) in &signature.inputs {
+        let tensor = Tensor::from_shape(&shape, input.of(feed))?;
+        let tensor = if *narrow {
+            tensor.cast_to::<i32>()?.into_owned()
+        } else {
+            tensor
+        };
+        inputs.push(tensor.into_tvalue());
+    }
+    let outputs = plan.run(inputs)?;
+    let mut results = Vec::new();
+    for (name, value) in signature.outputs.iter().zip(outputs) {
+        let tensor = value.cast_to::<f32>()?;
+        results.push(Output {
+            name: name.clone(),
+            shape: tensor.shape().to_vec(),
+            values: tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec(),
+        });
+    }
+    Ok(results)
+}

@@ -1,0 +1,452 @@
+//! `tcd features`: hidden states of a model on rows of text, token by token, as a features file (`tcd_analysis::features`).
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use tcd_analysis::{FeaturesInfo, FeaturesWriter, Slot};
+use tcd_export::onnx::{self, FEATURES_FILE, OnnxFile};
+use tcd_export::runtime::{Output, Runtime};
+use tcd_export::{Architecture, Head, ModelDir, Tap, WEIGHTS_FILE};
+
+use super::engine::Engine;
+use super::progress::Progress;
+use super::rows::{Rows, Source};
+use super::{Outcome, note};
+use crate::data::glue::Target;
+use crate::eval::encode::{EncodedSet, Padded, batches, encode};
+use crate::eval::model::Model;
+
+/// Arguments of `tcd features`.
+///
+/// Writes a safetensors file: for each token (padding left out) `input_ids`, `row`, `position`, and a matrix for each tap,
+/// `[tokens, width]`; experts and gates of a mixture with `--routing`; labels and the head's outputs by row where there are.
+/// Batches go to their places in the file as they come, so memory does not grow with the rows.
+///
+/// On onnxruntime and tract the taps come from `features.onnx` beside the model, or from a temporary file where that lacks them.
+///
+/// Examples:
+///   tcd features --model runs/vanilla/model --out vanilla.safetensors text.txt
+///   tcd features --model runs/moe/model --taps all --routing --task SST-2 --data glue --out moe.safetensors
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct Features {
+    #[command(flatten)]
+    engine: Engine,
+    #[command(flatten)]
+    source: Source,
+    /// Hidden states to take, as `tcd export --features` names them.
+    #[arg(long, value_delimiter = ',', num_args = 1.., default_value = "trunk", value_name = "TAP")]
+    taps: Vec<String>,
+    /// Take each token's expert and its probability too (mixtures of experts; not on tch).
+    #[arg(long)]
+    routing: bool,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// What is taken of a model.
+struct Wanted {
+    taps: Vec<Tap>,
+    routing: bool,
+    logits: Option<usize>,
+}
+
+impl Wanted {
+    /// Names of the model's outputs.
+    fn outputs(&self, architecture: &Architecture) -> Vec<String> {
+        let mut names: Vec<String> = self.taps.iter().map(ToString::to_string).collect();
+        if self.routing {
+            let layers = 0..architecture.num_hidden_layers;
+            names.extend(
+                layers.flat_map(|layer| [format!("expert.{layer}"), format!("gate.{layer}")]),
+            );
+        }
+        names.extend(self.logits.map(|_| "logits".to_owned()));
+        names
+    }
+
+    /// Tensors of the file.
+    fn slots(&self, architecture: &Architecture, tokens: usize, rows: &Rows) -> Vec<Slot> {
+        let one = [tokens];
+        let mut slots: Vec<Slot> = ["input_ids", "row", "position"]
+            .map(|name| Slot::ints(name, &one))
+            .into();
+        let width = architecture.hidden_size;
+        slots.extend(
+            self.taps
+                .iter()
+                .map(|tap| Slot::floats(tap.to_string(), &[tokens, width])),
+        );
+        if self.routing {
+            for layer in 0..architecture.num_hidden_layers {
+                slots.push(Slot::ints(format!("expert.{layer}"), &one));
+                slots.push(Slot::floats(format!("gate.{layer}"), &one));
+            }
+        }
+        let count = rows.examples.len();
+        slots.push(Slot::ints("rows.id", &[count]));
+        if rows.examples.iter().all(|row| row.target.is_some()) {
+            slots.push(Slot::floats("rows.label", &[count]));
+        }
+        slots.extend(
+            self.logits
+                .map(|classes| Slot::floats("rows.logits", &[count, classes])),
+        );
+        slots
+    }
+}
+
+impl Features {
+    /// Runs the command.
+    pub fn run(&self) -> Result<Outcome> {
+        let start = Instant::now();
+        let model = Model::open(&self.engine.model)?;
+        let weights = ModelDir::open(&self.engine.model)?;
+        let architecture = weights.architecture();
+        let experts = architecture.experts();
+        if self.routing && experts.is_none() {
+            bail!(
+                "`{}` has no experts; hint: leave `--routing` out",
+                model.path.display()
+            );
+        }
+        let wanted = Wanted {
+            taps: Tap::select(&self.taps, architecture.num_hidden_layers)?,
+            routing: self.routing,
+            logits: match weights.head() {
+                Head::SequenceClassification { labels } => Some(labels),
+                _ => None,
+            },
+        };
+        let rows = self.source.read()?;
+        let max_length = self.engine.row_length(&model);
+        let set = encode(&model.tokenizer, &rows.examples, max_length)?;
+        if set.truncated > 0 {
+            note(&format!(
+                "{} of {} rows cut to {max_length} tokens",
+                set.truncated,
+                set.rows.len()
+            ));
+        }
+        let runtime = self.engine.runtime()?;
+        let file = self.file(&*runtime, &weights, &wanted)?;
+        let mut session = self
+            .engine
+            .load(&*runtime, &file.path, &wanted.outputs(architecture))?;
+        drop(file);
+
+        let mut starts = vec![0];
+        for row in &set.rows {
+            starts.push(starts[starts.len() - 1] + row.ids.len());
+        }
+        let tokens = starts[set.rows.len()];
+        let info = self.info(&model, &weights, &rows)?;
+        let slots = wanted.slots(architecture, tokens, &rows);
+        let mut writer = FeaturesWriter::create(&self.out, &info, slots)?;
+        fixed(&mut writer, &set, &rows, &starts)?;
+        let progress = Progress::new("features", "rows", set.rows.len());
+        for batch in batches(&set, self.engine.batch_size()) {
+            let padded = Padded::new(&set, &batch);
+            let outputs = session
+                .run(&padded.feed())
+                .map_err(anyhow::Error::from_boxed)?;
+            for output in &outputs {
+                place(&mut writer, output, &padded, &batch, &set, &starts)?;
+            }
+            progress.advance(batch.len());
+        }
+        drop(progress);
+        writer.finish()?;
+        note(&format!(
+            "{}: {} taps of {tokens} tokens in {} rows, on {} in {:.1} s",
+            self.out.display(),
+            wanted.taps.len(),
+            set.rows.len(),
+            runtime.name(),
+            start.elapsed().as_secs_f64()
+        ));
+        Ok(Outcome::Done)
+    }
+
+    /// What the engine loads: the directory on libtorch; else a file that has the taps.
+    fn file(&self, runtime: &dyn Runtime, model: &ModelDir, wanted: &Wanted) -> Result<ModelFile> {
+        let dir = &self.engine.model;
+        if runtime.name() == "tch" {
+            if wanted.routing {
+                bail!("`--routing` needs the engine `ort` or `tract`");
+            }
+            return Ok(ModelFile {
+                path: dir.clone(),
+                temporary: None,
+            });
+        }
+        let path = dir.join(FEATURES_FILE);
+        let names = wanted.outputs(model.architecture());
+        if let Ok(file) = OnnxFile::open(&path)
+            && names
+                .iter()
+                .all(|name| file.outputs.iter().any(|port| port.name == *name))
+        {
+            return Ok(ModelFile {
+                path,
+                temporary: None,
+            });
+        }
+        let mut folder = self.out.clone().into_os_string();
+        folder.push(format!(".{}.onnx.tmp", std::process::id()));
+        let folder = PathBuf::from(folder);
+        let options = onnx::Options {
+            taps: wanted.taps.clone(),
+            routing: wanted.routing,
+            ..onnx::Options::default()
+        };
+        let temporary = ModelFile {
+            path: folder.join(FEATURES_FILE),
+            temporary: Some(folder.clone()),
+        };
+        onnx::export(model, &folder, &options)
+            .with_context(|| format!("cannot export the taps of `{}`", dir.display()))?;
+        note("taps are not in `features.onnx` beside the model: exported to a temporary file");
+        Ok(temporary)
+    }
+
+    fn info(&self, model: &Model, weights: &ModelDir, rows: &Rows) -> Result<FeaturesInfo> {
+        let recorded = weights.record().map(|record| record.weights_blake3.clone());
+        let tokenizer = weights.tokenizer_file()?;
+        let bytes = std::fs::read(&tokenizer)
+            .with_context(|| format!("cannot read `{}`", tokenizer.display()))?;
+        Ok(FeaturesInfo {
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            model: model.path.display().to_string(),
+            model_blake3: match recorded {
+                Some(hash) => hash,
+                None => weights
+                    .weights_hash()
+                    .with_context(|| format!("cannot read `{WEIGHTS_FILE}`"))?,
+            },
+            tokenizer_blake3: blake3::hash(&bytes).to_hex().to_string(),
+            data: rows.name.clone(),
+            data_blake3: rows.hash.clone(),
+            special_ids: model
+                .tokenizer
+                .special()
+                .ids()
+                .iter()
+                .map(|&id| i64::from(id))
+                .collect(),
+            task: rows.task.map(|task| task.name.to_owned()),
+            labels: rows.task.map(|task| task.label_names()).unwrap_or_default(),
+            num_experts: weights.architecture().experts(),
+            num_heads: Some(weights.architecture().num_attention_heads),
+        })
+    }
+}
+
+/// A file that an engine loads.
+struct ModelFile {
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+}
+
+impl Drop for ModelFile {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.temporary {
+            // Its name says that it is temporary; nothing more can be done.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// Tokens, rows and labels, which are known before the model runs.
+fn fixed(
+    writer: &mut FeaturesWriter,
+    set: &EncodedSet,
+    rows: &Rows,
+    starts: &[usize],
+) -> Result<()> {
+    for (index, row) in set.rows.iter().enumerate() {
+        let ids: Vec<i64> = row.ids.iter().map(|&id| i64::from(id)).collect();
+        let id = rows.examples[index].index as i64;
+        writer.ints("input_ids", starts[index], &ids)?;
+        writer.ints("row", starts[index], &vec![id; ids.len()])?;
+        writer.ints(
+            "position",
+            starts[index],
+            &(0..ids.len() as i64).collect::<Vec<_>>(),
+        )?;
+    }
+    let ids: Vec<i64> = rows.examples.iter().map(|row| row.index as i64).collect();
+    writer.ints("rows.id", 0, &ids)?;
+    let labels: Option<Vec<f32>> = rows
+        .examples
+        .iter()
+        .map(|row| match row.target? {
+            Target::Class(label) => Some(label as f32),
+            Target::Score(score) => Some(score as f32),
+        })
+        .collect();
+    if let Some(labels) = labels {
+        writer.floats("rows.label", 0, &labels)?;
+    }
+    Ok(())
+}
+
+/// Brings an output of a batch to its rows' places in the file, without padding.
+fn place(
+    writer: &mut FeaturesWriter,
+    output: &Output,
+    padded: &Padded,
+    batch: &[usize],
+    set: &EncodedSet,
+    starts: &[usize],
+) -> Result<()> {
+    let (name, s) = (&output.name, padded.sequence);
+    let per_row = output.values.len() / batch.len().max(1);
+    for (values, &row) in output.values.chunks_exact(per_row.max(1)).zip(batch) {
+        let length = set.rows[row].ids.len();
+        match output.shape.as_slice() {
+            _ if name == "logits" => writer.floats("rows.logits", row, values)?,
+            // Heads side by side.
+            &[_, heads, _, size] => {
+                let of = |place: usize| {
+                    (0..heads).flat_map(move |head| &values[(head * s + place) * size..][..size])
+                };
+                let joined: Vec<f32> = (0..length).flat_map(of).copied().collect();
+                writer.floats(name, starts[row], &joined)?;
+            }
+            &[_, _, width] => writer.floats(name, starts[row], &values[..length * width])?,
+            _ if name.starts_with("expert.") => {
+                let experts: Vec<i64> = values[..length]
+                    .iter()
+                    .map(|&expert| expert as i64)
+                    .collect();
+                writer.ints(name, starts[row], &experts)?;
+            }
+            _ => writer.floats(name, starts[row], &values[..length])?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::eval::encode::Row;
+    use tcd_analysis::FeaturesFile;
+
+    /// Two rows of 3 and 2 tokens, batched the longer first; each value tells where it comes from.
+    #[test]
+    fn values_find_their_rows_and_heads_stand_side_by_side() {
+        let set = EncodedSet {
+            rows: vec![
+                Row {
+                    ids: vec![1, 2],
+                    second: 2,
+                },
+                Row {
+                    ids: vec![3, 4, 5],
+                    second: 3,
+                },
+            ],
+            truncated: 0,
+            pad: 0,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.safetensors");
+        let info: BTreeMap<&str, serde_json::Value> = [
+            ("command", "x".into()),
+            ("model", "m".into()),
+            ("model_blake3", "h".into()),
+            ("tokenizer_blake3", "t".into()),
+            ("data", "d".into()),
+            ("data_blake3", "b".into()),
+            ("special_ids", serde_json::json!([0])),
+        ]
+        .into();
+        let info: FeaturesInfo =
+            serde_json::from_value(serde_json::to_value(info).unwrap()).unwrap();
+        let slots = vec![
+            Slot::ints("input_ids", &[5]),
+            Slot::ints("row", &[5]),
+            Slot::ints("position", &[5]),
+            Slot::floats("layer.0.query", &[5, 4]),
+            Slot::floats("layer.0.trunk", &[5, 2]),
+            Slot::ints("rows.id", &[2]),
+        ];
+        let examples = (0..2).map(|index| crate::data::glue::Example {
+            index,
+            first: String::new(),
+            second: None,
+            target: None,
+        });
+        let rows = Rows {
+            examples: examples.collect(),
+            name: "d".into(),
+            hash: "b".into(),
+            task: None,
+        };
+        let (starts, batch) = ([0, 2, 5], [1, 0]);
+        let mut writer = FeaturesWriter::create(&path, &info, slots).unwrap();
+        fixed(&mut writer, &set, &rows, &starts).unwrap();
+        let padded = Padded::new(&set, &batch);
+        // [B, S, H] with value 100 * (row of the batch) + 10 * position + column
+        let trunk = (0..2).flat_map(|b| {
+            (0..3).flat_map(move |s| (0..2).map(move |h| (100 * b + 10 * s + h) as f32))
+        });
+        // [B, A, S, D]
+        let query = (0..2).flat_map(|b| {
+            (0..2).flat_map(move |a| {
+                (0..3).flat_map(move |s| {
+                    (0..2).map(move |d| (1000 * b + 100 * a + 10 * s + d) as f32)
+                })
+            })
+        });
+        for (name, shape, values) in [
+            ("layer.0.trunk", vec![2, 3, 2], trunk.collect()),
+            (
+                "layer.0.query",
+                vec![2, 2, 3, 2],
+                query.collect::<Vec<f32>>(),
+            ),
+        ] {
+            let output = Output {
+                name: name.to_owned(),
+                shape,
+                values,
+            };
+            place(&mut writer, &output, &padded, &batch, &set, &starts).unwrap();
+        }
+        writer.finish().unwrap();
+        assert!(FeaturesFile::open(&path).is_ok());
+        let bytes = std::fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let floats = |name: &str| -> Vec<f32> {
+            file.tensor(name)
+                .unwrap()
+                .data()
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|word| f32::from_le_bytes(*word))
+                .collect()
+        };
+        // The batch's second row is the file's first.
+        assert_eq!(
+            floats("layer.0.trunk"),
+            [100.0, 101.0, 110.0, 111.0, 0.0, 1.0, 10.0, 11.0, 20.0, 21.0]
+        );
+        assert_eq!(
+            floats("layer.0.query")[..8],
+            [
+                1000.0, 1001.0, 1100.0, 1101.0, 1010.0, 1011.0, 1110.0, 1111.0
+            ]
+        );
+    }
+}
