@@ -52,7 +52,7 @@ pub struct Eval {
     /// Split: `train`, `dev`, `test`, or one by its name, such as `dev_mismatched`.
     #[arg(long, default_value = "dev")]
     split: String,
-    /// Engine; `tcd doctor` lists them. Default: the first that this program has.
+    /// Engine, one of those that this program was built with; an unknown name lists them. Default: the first of them.
     #[arg(long, value_name = "NAME")]
     runtime: Option<String>,
     /// Threads inside a session; 0 takes all processors, shared among the sessions.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 
 use super::eval::tasks;
-use super::training::{Terminal, watch_for_ctrl_c};
+use super::training::{Terminal, watch_for_ctrl_c, with_mend};
 use super::{Outcome, note, out};
 use crate::eval::result;
 use crate::eval::table::{Shown, table};
@@ -171,7 +171,7 @@ impl Finetune {
             skip_malformed: self.skip_malformed,
             config: &config,
         };
-        let summary = finetune(&grid, &stop, &mut terminal)?;
+        let summary = finetune(&grid, &stop, &mut terminal).map_err(with_mend)?;
         for task in &summary.tasks {
             say(task);
         }

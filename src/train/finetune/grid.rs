@@ -37,7 +37,7 @@ use crate::files::write_whole;
 use crate::model::{StoreOptions, Tch};
 use crate::seed::{Stream, rng};
 use crate::train::config::Precision;
-use crate::train::run::{Observer, device, prepare_process};
+use crate::train::run::{Observer, RunDirectory, device, prepare_process};
 
 /// What to fine-tune on what.
 pub struct Grid<'a> {
@@ -329,6 +329,8 @@ impl<'a> TaskWork<'a> {
         observer: &mut dyn Observer,
     ) -> Result<bool, FinetuneError> {
         let task = self.data.task;
+        // One process a task at a time; the lock lives as long as this value.
+        let _locked = RunDirectory::open(&self.dir, true)?;
         let runs = self.grid.config.runs();
         let mut records: Vec<RunRecord> = Vec::new();
         for run in &runs {

@@ -22,7 +22,7 @@ use crate::model::{Initialisation, Mode, ModelError, Noise, Session, Store, Stor
 use crate::run_log::{RunLog, RunLogError};
 use crate::train::config::ScheduleConfig;
 use crate::train::optimizer::AdamW;
-use crate::train::run::{Observer, Pace, RunError};
+use crate::train::run::{Observer, Pace, RunError, release_memory};
 use crate::train::schedule::Schedule;
 
 /// Positions of an evaluation batch.
@@ -509,6 +509,7 @@ impl Run<'_> {
         } else {
             self.without_gain += 1;
         }
+        release_memory();
         Ok(Some(words.join(", ")))
     }
 }
