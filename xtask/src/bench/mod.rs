@@ -4,6 +4,7 @@
 //! error. docs/benchmarks.md says how to read the output.
 
 mod contest;
+mod eval;
 mod peers;
 mod report;
 mod sample;
@@ -28,6 +29,8 @@ pub struct Bench {
 enum Subject {
     /// Training: tokens/s of this program and of PyTorch peers, which are installed into `.deps/peers`.
     Train(Train),
+    /// Evaluation: rows/s of this program's engines, of Hugging Face's way and of Python's onnxruntime.
+    Eval(eval::Eval),
 }
 
 /// The options of `bench train`.
@@ -55,6 +58,7 @@ impl Bench {
     pub fn run(&self) -> Result<()> {
         match &self.subject {
             Subject::Train(train) => train.run(),
+            Subject::Eval(eval) => eval.run(&workspace_root()?),
         }
     }
 }
@@ -139,7 +143,9 @@ mod tests {
             "--only",
             "l2-h128,l4-h256",
         ]);
-        let Subject::Train(train) = cli.bench.subject;
+        let Subject::Train(train) = cli.bench.subject else {
+            panic!("another subject")
+        };
         assert!(train.quick && train.rounds == Some(3) && train.threads.is_none());
         assert_eq!(train.only, ["l2-h128", "l4-h256"]);
         assert!(Cli::try_parse_from(["x", "train", "--rounds", "0"]).is_err());
