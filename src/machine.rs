@@ -204,6 +204,16 @@ pub fn memory() -> Option<Memory> {
     })
 }
 
+/// The most memory that this process has had, in bytes (Linux; elsewhere it is not told).
+pub fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 fn parse_memory(meminfo: &str) -> Option<(u64, u64)> {
     let of = |name: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;

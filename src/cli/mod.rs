@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod analyze;
 #[cfg(feature = "train")]
 pub mod bench_distill;
+pub mod bench_eval;
 #[cfg(feature = "train")]
 pub mod bench_train;
 pub mod corpus;
@@ -70,6 +71,9 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(hide = true)]
     BenchTrain(bench_train::BenchTrain),
+    /// Make random models and time engines; `cargo xtask bench eval` calls it.
+    #[command(subcommand, hide = true)]
+    BenchEval(bench_eval::BenchEval),
     /// Fine-tune a model on GLUE tasks, with a grid of settings and seeds.
     #[cfg(feature = "train")]
     Finetune(finetune::Finetune),
@@ -124,6 +128,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Finetune(c) => c.run(),
         Command::Eval(c) => c.run(),
+        Command::BenchEval(c) => c.run(),
         Command::Export(c) => c.run(),
         Command::Parity(c) => c.run(),
         Command::Predict(c) => c.run(),

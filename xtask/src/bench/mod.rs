@@ -5,6 +5,7 @@
 
 mod contest;
 mod distill;
+mod eval;
 mod peers;
 mod report;
 mod sample;
@@ -31,6 +32,8 @@ enum Subject {
     Train(Train),
     /// Distillation: what a teacher costs beside the student's own step.
     Distill(Distill),
+    /// Evaluation: rows/s of this program's engines, of Hugging Face's way and of Python's onnxruntime.
+    Eval(eval::Eval),
 }
 
 /// The options of `bench distill`.
@@ -76,6 +79,7 @@ impl Bench {
         match &self.subject {
             Subject::Train(train) => train.run(),
             Subject::Distill(distill) => distill.run(),
+            Subject::Eval(eval) => eval.run(&workspace_root()?),
         }
     }
 }
@@ -187,7 +191,7 @@ mod tests {
             "l2-h128,l4-h256",
         ]);
         let Subject::Train(train) = cli.bench.subject else {
-            panic!("`train` was asked for")
+            panic!("another subject")
         };
         assert!(train.quick && train.rounds == Some(3) && train.threads.is_none());
         assert_eq!(train.only, ["l2-h128", "l4-h256"]);

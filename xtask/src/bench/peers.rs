@@ -17,9 +17,26 @@ const STAMP: &str = "tcd-peers.stamp";
 pub struct Python {
     packages: PathBuf,
     scripts: PathBuf,
+    /// Further folders of packages, after the first.
+    more: Vec<PathBuf>,
+}
+
+/// A Python that finds the wheel of onnxruntime alone.
+pub fn onnxruntime(root: &Path) -> Python {
+    Python {
+        packages: root.join(".deps/onnxruntime"),
+        scripts: root.join("benches/peers"),
+        more: Vec::new(),
+    }
 }
 
 impl Python {
+    /// The same Python, which finds the wheel of onnxruntime too.
+    pub fn with_onnxruntime(mut self, root: &Path) -> Self {
+        self.more.push(root.join(".deps/onnxruntime"));
+        self
+    }
+
     /// A command that runs one of the peers' scripts.
     pub fn script(&self, name: &str) -> Command {
         let mut command = self.bare();
@@ -30,8 +47,11 @@ impl Python {
     fn bare(&self) -> Command {
         let mut command = Command::new("python3");
         // Nothing is fetched while measuring: the peers are built from a configuration, not from a hub.
+        let folders = std::iter::once(&self.packages).chain(&self.more);
+        let folders =
+            std::env::join_paths(folders).unwrap_or_else(|_| self.packages.clone().into());
         command
-            .env("PYTHONPATH", &self.packages)
+            .env("PYTHONPATH", folders)
             .env("HF_HUB_OFFLINE", "1")
             .env("PYTHONDONTWRITEBYTECODE", "1");
         command
@@ -72,6 +92,7 @@ pub fn install(root: &Path) -> Result<Python> {
     let python = Python {
         packages: packages.clone(),
         scripts: root.join("benches/peers"),
+        more: Vec::new(),
     };
     let wanted = requirements().join(" ");
     let stamp = packages.join(STAMP);
