@@ -3,6 +3,7 @@
 //! A benchmark is no test: it prints what it measured and which targets were met, and only a failure to measure is an
 //! error. docs/benchmarks.md says how to read the output.
 
+mod analyze;
 mod contest;
 mod peers;
 mod report;
@@ -28,6 +29,8 @@ pub struct Bench {
 enum Subject {
     /// Training: tokens/s of this program and of PyTorch peers, which are installed into `.deps/peers`.
     Train(Train),
+    /// Analysis: layer-by-layer CKA beside numpy and torch_cka, which are installed into `.deps`.
+    Analyze(analyze::Analyze),
 }
 
 /// The options of `bench train`.
@@ -55,6 +58,7 @@ impl Bench {
     pub fn run(&self) -> Result<()> {
         match &self.subject {
             Subject::Train(train) => train.run(),
+            Subject::Analyze(analyze) => analyze.run(&workspace_root()?),
         }
     }
 }
@@ -139,7 +143,9 @@ mod tests {
             "--only",
             "l2-h128,l4-h256",
         ]);
-        let Subject::Train(train) = cli.bench.subject;
+        let Subject::Train(train) = cli.bench.subject else {
+            panic!("training was asked for")
+        };
         assert!(train.quick && train.rounds == Some(3) && train.threads.is_none());
         assert_eq!(train.only, ["l2-h128", "l4-h256"]);
         assert!(Cli::try_parse_from(["x", "train", "--rounds", "0"]).is_err());
