@@ -251,7 +251,7 @@ fn turns(round: u32, count: usize) -> impl Iterator<Item = usize> {
 }
 
 /// The processor's name, as Linux tells it.
-fn cpu_model() -> String {
+pub(super) fn cpu_model() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = text
         .lines()

@@ -3,6 +3,7 @@
 //! A benchmark is no test: it prints what it measured and which targets were met, and only a failure to measure is an
 //! error. docs/benchmarks.md says how to read the output.
 
+mod analyze;
 mod contest;
 mod distill;
 mod eval;
@@ -34,6 +35,8 @@ enum Subject {
     Distill(Distill),
     /// Evaluation: rows/s of this program's engines, of Hugging Face's way and of Python's onnxruntime.
     Eval(eval::Eval),
+    /// Analysis: layer-by-layer CKA beside numpy and torch_cka, which are installed into `.deps`.
+    Analyze(analyze::Analyze),
 }
 
 /// The options of `bench distill`.
@@ -80,6 +83,7 @@ impl Bench {
             Subject::Train(train) => train.run(),
             Subject::Distill(distill) => distill.run(),
             Subject::Eval(eval) => eval.run(&workspace_root()?),
+            Subject::Analyze(analyze) => analyze.run(&workspace_root()?),
         }
     }
 }

@@ -125,6 +125,40 @@ pub fn install(root: &Path) -> Result<Python> {
     Ok(python)
 }
 
+/// Installs pinned packages with what they depend on into `.deps/FOLDER`; `beneath` adds its own packages.
+pub fn install_into(
+    root: &Path,
+    folder: &str,
+    beneath: Option<Python>,
+    packages: &[&str],
+) -> Result<Python> {
+    let own = root.join(".deps").join(folder);
+    let stamp = own.join(STAMP);
+    let wanted = packages.join(" ");
+    if !std::fs::read_to_string(&stamp).is_ok_and(|found| found.trim() == wanted) {
+        eprintln!("installing {wanted} into {}", own.display());
+        let status = Command::new("python3")
+            .args(["-m", "pip", "install", "--upgrade", "--target"])
+            .arg(&own)
+            .args(packages)
+            .stdout(std::io::stderr())
+            .status()
+            .context("starting `python3 -m pip`\nhint: install Python 3 with pip")?;
+        ensure!(
+            status.success(),
+            "pip failed: {status}\nhint: it needs the network"
+        );
+        std::fs::write(&stamp, &wanted).with_context(|| format!("writing: {}", stamp.display()))?;
+    }
+    let mut paths = vec![own];
+    paths.extend(beneath.map(|python| python.packages));
+    let joined = std::env::join_paths(paths).context("joining the packages' folders")?;
+    Ok(Python {
+        packages: joined.into(),
+        scripts: root.join("benches/peers"),
+    })
+}
+
 /// Builds this workspace's program in release mode and returns its path.
 pub fn build_program(root: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -151,7 +185,7 @@ pub fn build_program(root: &Path) -> Result<PathBuf> {
 }
 
 /// The executable in cargo's messages, which holds for any target folder the user has set.
-fn executable(messages: &str) -> Option<PathBuf> {
+pub(super) fn executable(messages: &str) -> Option<PathBuf> {
     let mut paths = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message.get("executable")?.as_str().map(PathBuf::from)
