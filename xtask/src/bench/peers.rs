@@ -156,6 +156,7 @@ pub fn install_into(
     Ok(Python {
         packages: joined.into(),
         scripts: root.join("benches/peers"),
+        more: Vec::new(),
     })
 }
 
