@@ -226,7 +226,7 @@ fn dense(context: &mut Context<'_>, path: &str, x: &str, out: usize, of: usize) 
     let parameter = format!("{path}.weight");
     let mut weight = context.graph.parameter(&parameter, &[out, of], form);
     if half {
-        weight = context.to_f32(&parameter, &weight);
+        weight = context.cast_f32(&parameter, &weight);
     }
     let bias = context
         .graph
