@@ -29,6 +29,8 @@ pub struct Plan<'a> {
     pub precision: Precision,
     /// Whether each token's expert and gate become outputs.
     pub routing: bool,
+    /// How rows come to their expert.
+    pub moe_form: super::MoeForm,
 }
 
 /// What goes from layer to layer beside the hidden state.
