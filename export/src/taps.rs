@@ -24,8 +24,9 @@ pub enum Tap {
     Value(usize),
 }
 
-/// The taps of a layer and what follows `layer.N.` in their names.
-const OF_LAYER: [(fn(usize) -> Tap, &str); 6] = [
+/// A tap of a layer by its number, and what follows `layer.N.` in its name.
+type OfLayer = (fn(usize) -> Tap, &'static str);
+const OF_LAYER: [OfLayer; 6] = [
     (Tap::Query, "query"),
     (Tap::Key, "key"),
     (Tap::Value, "value"),

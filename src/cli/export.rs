@@ -41,6 +41,9 @@ pub struct Export {
     /// How weights of matrix products are stored.
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
+    /// How rows come to their expert (mixtures of experts).
+    #[arg(long, value_enum, default_value_t = MoeForm::Scattered)]
+    moe_form: MoeForm,
     /// Put values into a second file even where one would do.
     #[arg(long)]
     external_data: bool,
@@ -60,6 +63,15 @@ enum Precision {
     Int8,
 }
 
+/// How rows come to their expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MoeForm {
+    /// Each expert looks for its rows; runs on every engine.
+    Scattered,
+    /// Rows are sorted by expert once; quicker on onnxruntime, not for tract.
+    Sorted,
+}
+
 impl Export {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
@@ -73,6 +85,10 @@ impl Export {
                 Precision::F32 => onnx::Precision::F32,
                 Precision::F16 => onnx::Precision::F16,
                 Precision::Int8 => onnx::Precision::Int8,
+            },
+            moe_form: match self.moe_form {
+                MoeForm::Scattered => onnx::MoeForm::Scattered,
+                MoeForm::Sorted => onnx::MoeForm::Sorted,
             },
             external_data: self.external_data,
             task: self.task.clone().or_else(|| own_task(&self.model)),

@@ -310,14 +310,15 @@ fn place(
         match output.shape.as_slice() {
             _ if name == "logits" => writer.floats("rows.logits", row, values)?,
             // Heads side by side.
-            &[_, heads, _, size] => {
+            [_, heads, _, size] => {
+                let (heads, size) = (*heads, *size);
                 let of = |place: usize| {
                     (0..heads).flat_map(move |head| &values[(head * s + place) * size..][..size])
                 };
                 let joined: Vec<f32> = (0..length).flat_map(of).copied().collect();
                 writer.floats(name, starts[row], &joined)?;
             }
-            &[_, _, width] => writer.floats(name, starts[row], &values[..length * width])?,
+            [_, _, width] => writer.floats(name, starts[row], &values[..length * width])?,
             _ if name.starts_with("expert.") => {
                 let experts: Vec<i64> = values[..length]
                     .iter()

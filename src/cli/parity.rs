@@ -74,7 +74,7 @@ impl Named {
 impl Parity {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
-        if !(self.tolerance >= 0.0) {
+        if self.tolerance.is_nan() || self.tolerance < 0.0 {
             bail!("`--tolerance` is {}, must be at least 0", self.tolerance);
         }
         let start = Instant::now();
@@ -286,7 +286,7 @@ impl Parity {
             if good {
                 "all within tolerance"
             } else {
-                "not within tolerance"
+                "not all of it holds"
             }
         ));
         Ok(if good {

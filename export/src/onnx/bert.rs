@@ -29,6 +29,8 @@ pub struct Plan<'a> {
     pub precision: Precision,
     /// Whether each token's expert and gate become outputs.
     pub routing: bool,
+    /// How rows come to their expert.
+    pub moe_form: super::MoeForm,
 }
 
 /// What goes from layer to layer beside the hidden state.
@@ -163,7 +165,7 @@ impl Context<'_> {
         let rows = self
             .graph
             .node("Gather", &format!("{path}/Gather"), &[&table, ids], vec![]);
-        self.to_f32(path, &rows)
+        self.cast_f32(path, &rows)
     }
 
     /// Which tokens are padding, bool `[T]`.
@@ -177,7 +179,7 @@ impl Context<'_> {
         name.to_owned()
     }
 
-    pub(super) fn to_f32(&mut self, name: &str, value: &str) -> String {
+    pub(super) fn cast_f32(&mut self, name: &str, value: &str) -> String {
         self.graph.node(
             "Cast",
             name,
@@ -231,7 +233,7 @@ impl Context<'_> {
                 let sums =
                     self.graph
                         .node("MatMulInteger", &sums, &[values, &weight, zero], vec![]);
-                let sums = self.to_f32(&format!("{path}/Cast"), &sums);
+                let sums = self.cast_f32(&format!("{path}/Cast"), &sums);
                 let scale =
                     self.graph
                         .node("Mul", &format!("{path}/scale"), &[scale, &scales], vec![]);
@@ -244,7 +246,7 @@ impl Context<'_> {
     pub(super) fn weight(&mut self, parameter: &str, shape: &[usize]) -> String {
         if self.plan.precision == Precision::F16 {
             let half = self.graph.parameter(parameter, shape, Form::HalfTransposed);
-            return self.to_f32(&format!("{parameter}.transposed"), &half);
+            return self.cast_f32(&format!("{parameter}.transposed"), &half);
         }
         self.graph.parameter(parameter, shape, Form::Transposed)
     }
@@ -450,7 +452,7 @@ impl Context<'_> {
         let form = if half { Form::Half } else { Form::Same };
         let mut table = self.graph.parameter(WORD_EMBEDDINGS, &[v, h], form);
         if half {
-            table = self.to_f32("cls.predictions.decoder/f32", &table);
+            table = self.cast_f32("cls.predictions.decoder/f32", &table);
         }
         let order = vec![ints("perm", &[1, 0])];
         self.graph.node(

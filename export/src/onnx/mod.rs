@@ -23,6 +23,7 @@ pub use check::{Faults, structure};
 pub use encode::{EncodeError, Fetch, MAX_INLINE};
 pub use graph::{Form, Graph, Initializer, Precision, Values};
 pub use infer::Length;
+pub use moe::MoeForm;
 pub use read::{OnnxFile, ReadError};
 pub use write::{
     DATA_SUFFIX, ExportError, FEATURES_FILE, FileRecord, MODEL_FILE, ONNX_RECORD, OnnxRecord,

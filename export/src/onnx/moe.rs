@@ -4,14 +4,37 @@
 //! capacity factor the first `ceil(factor * R / E)` tokens of each expert are computed (`R` real tokens of the batch), the
 //! rest gives zero.
 //!
-//! An expert looks for its rows, gathers them, computes, and writes the results to their places: eight small operators an expert,
-//! all of which both engines have, and the work of the tokens that it has. docs/onnx.md tells which other forms were measured.
+//! Two forms ([`MoeForm`]); in both an expert costs what its tokens cost and a few small operators.
 //!
 //! Shapes: `T = B * S` tokens, `R` real ones, `N` tokens of an expert, `E` experts, `H` hidden, `F` feed-forward.
 
 use super::bert::{Context, Operand};
 use super::graph::{Form, Graph, Precision, int};
 use super::proto::DataType;
+
+/// How rows come to their expert and back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MoeForm {
+    /// An expert looks for its rows, gathers them and writes its results to their places; for every engine.
+    #[default]
+    Scattered,
+    /// Rows are brought into the order of their experts once, and an expert computes a slice; quicker on onnxruntime, while tract
+    /// 0.23.9 does not take it.
+    Sorted,
+}
+
+impl MoeForm {
+    /// All forms.
+    pub const ALL: [MoeForm; 2] = [MoeForm::Scattered, MoeForm::Sorted];
+
+    /// Its name on the command line and in metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scattered => "scattered",
+            Self::Sorted => "sorted",
+        }
+    }
+}
 
 /// Where the tokens of a layer go.
 struct Routed {
@@ -30,7 +53,10 @@ pub(super) fn block(context: &mut Context<'_>, layer: &str, x: &str) -> String {
         .graph
         .node("Reshape", &format!("{path}/flat"), &[x, &rows], vec![]); // [T, H]
     let routed = route(context, &path, &flat);
-    let y = scattered(context, &path, &flat, &routed); // [T, H]
+    let y = match context.plan.moe_form {
+        MoeForm::Scattered => scattered(context, &path, &flat, &routed),
+        MoeForm::Sorted => sorted(context, &path, &flat, &routed),
+    }; // [T, H]
     let graph = &mut context.graph;
     let y = graph.node("Mul", &format!("{path}/gated"), &[&y, &routed.gate], vec![]);
     let shape = graph.node("Shape", &format!("{path}/shape"), &[x], vec![]);
@@ -170,6 +196,105 @@ fn limit(graph: &mut Graph, path: &str, expert: &str, experts: usize, factor: f6
     )
 }
 
+/// Rows in the order of their experts, a slice for each, and the way back by one gather.
+fn sorted(context: &mut Context<'_>, path: &str, flat: &str, routed: &Routed) -> String {
+    let experts = context.plan.architecture.experts().unwrap_or(1);
+    let graph = &mut context.graph;
+    let own = format!("{path}/sort");
+    let hot = one_hot(graph, &format!("{own}/one_hot"), &routed.expert, experts); // [T, E + 1]
+    let (rows, columns) = (graph.i64s(&[0]), graph.i64s(&[1]));
+    let axis = graph.i64(0);
+    let sum = vec![int("keepdims", 0)];
+    let counts = graph.node(
+        "ReduceSum",
+        &format!("{own}/counts"),
+        &[&hot, &rows],
+        sum.clone(),
+    ); // [E + 1]
+    let ends = graph.node("CumSum", &format!("{own}/ends"), &[&counts, &axis], vec![]);
+    let starts = graph.node("Sub", &format!("{own}/starts"), &[&ends, &counts], vec![]);
+    // A token's place is where its expert starts and how many of its expert's tokens come before it.
+    let before = graph.node(
+        "CumSum",
+        &format!("{own}/before"),
+        &[&hot, &axis],
+        vec![int("exclusive", 1)],
+    );
+    let place = graph.node("Add", &format!("{own}/place"), &[&before, &starts], vec![]);
+    let place = graph.node("Mul", &format!("{own}/own_place"), &[&place, &hot], vec![]);
+    let place = graph.node(
+        "ReduceSum",
+        &format!("{own}/ReduceSum"),
+        &[&place, &columns],
+        sum,
+    ); // [T]
+    let wide = vec![int("to", DataType::Int64 as i64)];
+    let place = graph.node("Cast", &own, &[&place], wide.clone());
+    let target = graph.node(
+        "Unsqueeze",
+        &format!("{own}/target"),
+        &[&place, &columns],
+        vec![],
+    ); // [T, 1]
+    // Places are a permutation: every row of the first argument is replaced.
+    let x = graph.node(
+        "ScatterND",
+        &format!("{own}/rows"),
+        &[flat, &target, flat],
+        vec![],
+    ); // [T, H]
+    let ends = graph.node("Cast", &format!("{own}/ends_i64"), &[&ends], wide);
+    let parts: Vec<_> = (0..=experts)
+        .map(|expert| format!("{path}.experts.{expert}/end"))
+        .collect();
+    let names: Vec<_> = parts.iter().map(String::as_str).collect();
+    let attributes = vec![int("axis", 0), int("num_outputs", experts as i64 + 1)];
+    graph.nodes_with("Split", &names, &[&ends], attributes);
+    let y = slices(context, path, &x, &rows, &parts); // [T, H]
+    context
+        .graph
+        .node("Gather", &format!("{path}/unsorted"), &[&y, &place], vec![])
+}
+
+/// Every expert on its slice of the sorted rows; tokens without expert come last and give zero.
+fn slices(context: &mut Context<'_>, path: &str, x: &str, zero: &str, ends: &[String]) -> String {
+    let last = ends.len() - 1;
+    let operand = context.operand(x);
+    let cut = |graph: &mut Graph, name: &str, value: &str, index: usize| {
+        let start = if index == 0 { zero } else { &ends[index - 1] };
+        graph.node("Slice", name, &[value, start, &ends[index], zero], vec![])
+    };
+    let mut parts = Vec::new();
+    for index in 0..last {
+        let path = format!("{path}.experts.{index}");
+        let rows = format!("{path}/rows");
+        let x = match &operand {
+            Operand::Float(x) => Operand::Float(cut(&mut context.graph, &rows, x, index)),
+            Operand::Quantised {
+                values,
+                scale,
+                zero,
+            } => Operand::Quantised {
+                values: cut(&mut context.graph, &rows, values, index),
+                scale: scale.clone(),
+                zero: zero.clone(),
+            },
+        };
+        parts.push(expert(context, &path, &x)); // [N, H]
+    }
+    let graph = &mut context.graph;
+    let rest = cut(graph, &format!("{path}/rest"), x, last);
+    let none = graph.f32(0.0);
+    parts.push(graph.node("Mul", &format!("{path}/nothing"), &[&rest, &none], vec![]));
+    let names: Vec<_> = parts.iter().map(String::as_str).collect();
+    graph.node(
+        "Concat",
+        &format!("{path}/sorted"),
+        &names,
+        vec![int("axis", 0)],
+    )
+}
+
 /// Every expert gathers its rows and writes its results to their places.
 fn scattered(context: &mut Context<'_>, path: &str, flat: &str, routed: &Routed) -> String {
     let experts = context.plan.architecture.experts().unwrap_or(1);
@@ -226,7 +351,7 @@ fn dense(context: &mut Context<'_>, path: &str, x: &str, out: usize, of: usize) 
     let parameter = format!("{path}.weight");
     let mut weight = context.graph.parameter(&parameter, &[out, of], form);
     if half {
-        weight = context.to_f32(&parameter, &weight);
+        weight = context.cast_f32(&parameter, &weight);
     }
     let bias = context
         .graph

@@ -42,6 +42,8 @@ pub struct Options {
     pub precision: Precision,
     /// Make each token's expert and gate outputs too, `expert.{layer}` and `gate.{layer}`; with it the file is [`FEATURES_FILE`].
     pub routing: bool,
+    /// How rows come to their expert.
+    pub moe_form: super::MoeForm,
     /// Put values into a second file even where one would do.
     pub external_data: bool,
     /// Name of the task, for the metadata.
@@ -235,6 +237,7 @@ impl Target<'_> {
             taps: &options.taps,
             precision: options.precision,
             routing: options.routing,
+            moe_form: options.moe_form,
         };
         let graph = plan.checked(&table).map_err(ExportError::Check)?;
         let name = if options.taps.is_empty() && !options.routing {
@@ -310,6 +313,7 @@ impl Target<'_> {
         properties.extend(labels.map(|count| ("num_labels", count.to_string())));
         if let Some(experts) = self.architecture.experts() {
             properties.push(("experts", experts.to_string()));
+            properties.push(("moe_form", options.moe_form.name().to_owned()));
         }
         let capacity = self
             .architecture

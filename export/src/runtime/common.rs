@@ -142,6 +142,8 @@ pub struct Signature {
     pub vocabulary: Option<usize>,
     /// Whether a row's result depends on the rest of its batch, so that a batch must not be cut into parts.
     pub undivided: bool,
+    /// Whether experts are in the form that tract does not take.
+    pub sorted: bool,
 }
 
 impl Signature {
@@ -176,6 +178,7 @@ impl Signature {
             limit: file.max_positions(),
             vocabulary: file.vocab_size(),
             undivided: file.own("capacity_factor").is_some(),
+            sorted: file.own("moe_form") == Some("sorted"),
             path: file.path,
         })
     }

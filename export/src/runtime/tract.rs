@@ -28,6 +28,15 @@ impl Runtime for Tract {
 
     fn prepare(&self, dir: &Path, options: &Options) -> Result<Box<dyn Runnable>, RuntimeError> {
         let signature = Signature::read(dir, options)?;
+        if signature.sorted {
+            return Err(EngineError::Load {
+                engine: ENGINE,
+                path: signature.path,
+                why: "its experts are in the form `sorted`".to_owned(),
+                hint: "use `--runtime ort`, or export with `--moe-form scattered`",
+            }
+            .into());
+        }
         let plan =
             guarded(|| load(&signature).map_err(|error| format!("{error:#}"))).map_err(|why| {
                 EngineError::Load {

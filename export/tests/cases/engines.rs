@@ -64,16 +64,35 @@ pub fn fetch(architecture: &Architecture, head: Head) -> impl Fn(&str) -> Vec<u8
         .collect();
     move |name| {
         let change = |value: f32| match name {
-            name if name.contains("router") => 8.0 * value,
             name if name.contains("LayerNorm.weight") => 1.0 + value,
             _ => value,
         };
+        if name.contains("router") {
+            return router(&table[name]);
+        }
         let bytes = super::common::values(&table[name]);
         let words = bytes.as_chunks::<4>().0.iter();
         words
             .flat_map(|word| change(f32::from_le_bytes(*word)).to_le_bytes())
             .collect()
     }
+}
+
+/// Weights of a router, without the regularity of the others, from -4 to 4.
+fn router(parameter: &Parameter) -> Vec<u8> {
+    let mut state = parameter
+        .name
+        .bytes()
+        .fold(11u64, |sum, byte| sum * 31 % 1_000_003 + u64::from(byte));
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 21) as f32 - 4.0
+    };
+    (0..parameter.count())
+        .flat_map(|_| next().to_le_bytes())
+        .collect()
 }
 
 /// Exports a model of such weights.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use tcd_export::onnx::{Options, Precision};
+use tcd_export::onnx::{MoeForm, Options, Precision};
 use tcd_export::{Head, ModelConfig, MoeConfig, Tap};
 
 use super::engines::{absent, architecture, deps, export};
@@ -65,6 +65,15 @@ fn the_checker_of_the_onnx_project_agrees() {
                 },
             );
         }
+    }
+    for precision in [Precision::F32, Precision::Int8] {
+        let moe_form = MoeForm::Sorted;
+        let options = Options {
+            precision,
+            moe_form,
+            ..Options::default()
+        };
+        add(&architecture(Some(3)), Head::None, &options);
     }
     let moe = MoeConfig {
         capacity_factor: Some(1.25),
