@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod analyze;
 mod common;
 mod data;
+mod onnx;
 
 #[cfg(feature = "train")]
 mod distillation;

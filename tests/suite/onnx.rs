@@ -1,7 +1,5 @@
 //! From a model directory to ONNX and to answers, as a person does it on the command line, without libtorch.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,11 @@
 //! The commands `tcd analyze` as a person runs them: results on features whose relations are known, messages, exit codes.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::PathBuf;
 
-use assert_cmd::Command;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+use std::process::Command;
 use tcd_analysis::cka::CkaResult;
 use tcd_analysis::features::{FeaturesInfo, FeaturesWriter, Slot};
 
@@ -185,7 +184,7 @@ impl Place {
 
     /// Exit code, standard output, standard error.
     fn run(&self, arguments: &str) -> (i32, String, String) {
-        let mut command = Command::cargo_bin("tcd").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tcd"));
         let run = command
             .current_dir(self.0.path())
             .arg("analyze")
