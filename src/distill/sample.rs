@@ -112,6 +112,7 @@ impl Sample {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn batch() -> Batch {

@@ -59,6 +59,7 @@ fn logits_equal_those_of_transformers() {
 
 /// The same for a directory of your own: `benches/peers/logits.py` says how.
 #[test]
+#[allow(clippy::print_stdout)]
 fn logits_of_a_given_directory_equal_those_of_transformers() {
     let (Some(dir), Some(expected)) = (
         std::env::var_os("TCD_MODEL"),
