@@ -329,7 +329,7 @@ impl TermReport {
         self
     }
 
-    /// Values for the metrics: each group's mean, raw and weighted, and each place's raw loss.
+    /// Values for the metrics: each group's mean and each place's loss, raw and weighted (its part in the sum).
     pub fn values(&self) -> Vec<(String, f64)> {
         let mut values = Vec::new();
         for group in &self.groups {
@@ -338,6 +338,8 @@ impl TermReport {
             values.push((format!("distill.{name}_weighted"), mean * group.weight));
             for (place, value) in &group.raw {
                 values.push((format!("distill.{name}.{place}"), *value));
+                let weighted = value * group.weight / group.raw.len() as f64;
+                values.push((format!("distill.{name}.{place}_weighted"), weighted));
             }
         }
         values

@@ -12,11 +12,15 @@ mod onnx;
 #[cfg(feature = "train")]
 mod distillation;
 #[cfg(feature = "train")]
+mod distilled_run;
+#[cfg(feature = "train")]
 mod errors;
 #[cfg(feature = "train")]
 mod glue;
 #[cfg(feature = "train")]
 mod hugging_face;
+#[cfg(feature = "train")]
+mod method_losses;
 #[cfg(feature = "train")]
 mod model_laws;
 #[cfg(feature = "train")]
