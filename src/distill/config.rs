@@ -201,7 +201,7 @@ pub struct RelationsConfig {
     pub value: f64,
     /// Take each row's mean over its features away before it is scaled to unit norm, as layer norm does. Default true.
     pub center: bool,
-    /// Draw [CLS] and [SEP] among the positions too. Default true.
+    /// Draw `[CLS]` and `[SEP]` among the positions too. Default true.
     pub special_tokens: bool,
 }
 

@@ -11,7 +11,7 @@ use crate::seed::{Stream, rng};
 pub struct Sampler {
     /// Positions, `n`; 0 for all.
     pub positions: usize,
-    /// Tokens never drawn, such as [CLS] and [SEP]; empty where they take part.
+    /// Tokens never drawn, such as `[CLS]` and `[SEP]`; empty where they take part.
     pub excluded: Vec<i64>,
     /// Seed of the run's `distill` stream.
     pub seed: u64,

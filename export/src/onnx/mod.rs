@@ -4,8 +4,8 @@
 //! `token_type_ids` (i64), outputs named as Hugging Face names them: `logits`, or `last_hidden_state` of an encoder alone.
 //! Taps ([`crate::taps`]) become further outputs under their names.
 //!
-//! [`mod@bert`] and [`moe`] build the graph, [`mod@check`] holds it against the specification and the table of parameters,
-//! [`mod@encode`] turns it into bytes tensor by tensor, [`mod@write`] puts the files in place, [`read`] looks into files of
+//! `bert` and `moe` build the graph, `check` holds it against the specification and the table of parameters,
+//! `encode` turns it into bytes tensor by tensor, `write` puts the files in place, `read` looks into files of
 //! any origin without loading their weights.
 
 mod bert;

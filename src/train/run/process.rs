@@ -37,7 +37,7 @@ fn keep_memory() {
     }
 }
 
-/// Gives memory that lies free back to the system. Batches of ever new shapes leave gaps behind, which [`keep_memory`] would
+/// Gives memory that lies free back to the system. Batches of ever new shapes leave gaps behind, which `keep_memory` would
 /// let grow; called at each evaluation and checkpoint, this costs the next step some pages to clear.
 pub fn release_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
