@@ -236,3 +236,61 @@ fn cka_is_that_of_kornblith() {
         close(&got[0].raw.get(k as i64), 1.0 - cka, 1e-9);
     }
 }
+
+/// Autograd against central differences, for a student whose tensor `x` is one of its taps or its logits.
+fn check_gradient(x: &Tensor, loss: impl Fn(&Tensor) -> Tensor) {
+    let leaf = x.copy().set_requires_grad(true);
+    let gradient = Tensor::run_backward(&[loss(&leaf)], &[&leaf], false, false).remove(0);
+    let (flat, gradient) = (x.contiguous().view([-1]), gradient.contiguous().view([-1]));
+    let step = 1e-6;
+    for i in 0..flat.size()[0] {
+        let at = |by: f64| {
+            let moved = flat.copy();
+            let _ = moved.get(i).g_add_scalar_(by);
+            loss(&moved.view_as(x)).double_value(&[])
+        };
+        let numeric = (at(step) - at(-step)) / (2.0 * step);
+        let exact = gradient.double_value(&[i]);
+        assert!(
+            (numeric - exact).abs() < 1e-7 + 1e-5 * exact.abs(),
+            "element {i}: {exact} against {numeric}"
+        );
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    let none = Taps::new();
+    let teacher_logits = values(&[4, 7], 1.9);
+    check_gradient(&values(&[4, 7], 0.2), |x| {
+        let side = |logits| Side {
+            taps: &none,
+            logits: Some(logits),
+        };
+        let got = groups(Method::Logits, &side(x), &side(&teacher_logits), None);
+        got[0].raw.sum(Kind::Double)
+    });
+    let teacher = taps(2, 3, 5.0);
+    for (method, varied) in [
+        (Method::MiniLm, Tap::Query(0)),
+        (Method::MiniLm, Tap::Key(0)),
+        (Method::MiniLm, Tap::Value(0)),
+        (Method::Cka, Tap::Trunk(0)),
+        (Method::Relations, Tap::Trunk(0)),
+        (Method::Relations, Tap::FeedForwardInner(0)),
+        (Method::Relations, Tap::Key(0)),
+        (Method::Relations, Tap::Value(0)),
+    ] {
+        let student = taps(2, 4, 0.0);
+        check_gradient(&student[&varied], |x| {
+            let mut student: Taps = student
+                .iter()
+                .map(|(tap, value)| (*tap, value.shallow_clone()))
+                .collect();
+            student.insert(varied, x.shallow_clone());
+            let got = groups(method, &side(&student), &side(&teacher), None);
+            let sums = got.iter().map(|g| g.raw.sum(Kind::Double));
+            sums.reduce(|a, b| a + b).unwrap()
+        });
+    }
+}
