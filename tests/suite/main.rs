@@ -24,6 +24,8 @@ mod method_losses;
 #[cfg(feature = "train")]
 mod model_laws;
 #[cfg(feature = "train")]
+mod numeric;
+#[cfg(feature = "train")]
 mod print_config;
 #[cfg(feature = "train")]
 mod resume;

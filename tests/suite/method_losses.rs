@@ -9,6 +9,8 @@ use tcd::model::{Initialisation, Store, StoreOptions, Tap, Taps};
 use tcd_export::ModelConfig;
 use tch::{Device, Kind, Tensor};
 
+use crate::numeric::check_gradient;
+
 const B: i64 = 2;
 const S: i64 = 5;
 /// Real tokens of each row.
@@ -33,6 +35,14 @@ fn taps(heads: i64, size: i64, phase: f64) -> Taps {
         (Tap::Key(0), split(0.6)),
         (Tap::Value(0), split(0.7)),
     ])
+}
+
+/// The same with another tensor at one tap.
+fn replaced(taps: &Taps, tap: Tap, x: &Tensor) -> Taps {
+    let kept = taps.iter().map(|(t, value)| (*t, value.shallow_clone()));
+    let mut taps: Taps = kept.collect();
+    taps.insert(tap, x.shallow_clone());
+    taps
 }
 
 fn sample() -> Sample {
@@ -161,6 +171,17 @@ fn hidden_states_go_through_their_projections() {
             }
         }
         close(&got[0].raw.get(k as i64), sum / count, 1e-9);
+        check_gradient(&student[&tap], |x| {
+            let student = replaced(&student, tap, x);
+            let projections = projections.as_ref();
+            let got = groups(
+                Method::Hidden,
+                &side(&student),
+                &side(&teacher),
+                projections,
+            );
+            got[0].raw.sum(Kind::Double)
+        });
     }
 }
 
@@ -237,27 +258,6 @@ fn cka_is_that_of_kornblith() {
     }
 }
 
-/// Autograd against central differences, for a student whose tensor `x` is one of its taps or its logits.
-fn check_gradient(x: &Tensor, loss: impl Fn(&Tensor) -> Tensor) {
-    let leaf = x.copy().set_requires_grad(true);
-    let gradient = Tensor::run_backward(&[loss(&leaf)], &[&leaf], false, false).remove(0);
-    let (flat, gradient) = (x.contiguous().view([-1]), gradient.contiguous().view([-1]));
-    let step = 1e-6;
-    for i in 0..flat.size()[0] {
-        let at = |by: f64| {
-            let moved = flat.copy();
-            let _ = moved.get(i).g_add_scalar_(by);
-            loss(&moved.view_as(x)).double_value(&[])
-        };
-        let numeric = (at(step) - at(-step)) / (2.0 * step);
-        let exact = gradient.double_value(&[i]);
-        assert!(
-            (numeric - exact).abs() < 1e-7 + 1e-5 * exact.abs(),
-            "element {i}: {exact} against {numeric}"
-        );
-    }
-}
-
 #[test]
 fn gradients_equal_finite_differences() {
     let none = Taps::new();
@@ -283,11 +283,7 @@ fn gradients_equal_finite_differences() {
     ] {
         let student = taps(2, 4, 0.0);
         check_gradient(&student[&varied], |x| {
-            let mut student: Taps = student
-                .iter()
-                .map(|(tap, value)| (*tap, value.shallow_clone()))
-                .collect();
-            student.insert(varied, x.shallow_clone());
+            let student = replaced(&student, varied, x);
             let got = groups(method, &side(&student), &side(&teacher), None);
             let sums = got.iter().map(|g| g.raw.sum(Kind::Double));
             sums.reduce(|a, b| a + b).unwrap()
