@@ -3,6 +3,7 @@
 //! The packages go into a folder of the workspace and nowhere else. A stamp file names what was installed; without it a
 //! folder that already holds the right versions is taken as it is, anything else is installed anew.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,25 +16,23 @@ const STAMP: &str = "tcd-peers.stamp";
 /// A Python that finds the peers' packages, and the folder with their scripts.
 #[derive(Clone, Debug)]
 pub struct Python {
-    packages: PathBuf,
+    /// Folders of packages; a folder hides what those after it hold.
+    packages: Vec<PathBuf>,
     scripts: PathBuf,
-    /// Further folders of packages, after the first.
-    more: Vec<PathBuf>,
 }
 
 /// A Python that finds the wheel of onnxruntime alone.
 pub fn onnxruntime(root: &Path) -> Python {
     Python {
-        packages: root.join(".deps/onnxruntime"),
+        packages: vec![root.join(".deps/onnxruntime")],
         scripts: root.join("benches/peers"),
-        more: Vec::new(),
     }
 }
 
 impl Python {
     /// The same Python, which finds the wheel of onnxruntime too.
     pub fn with_onnxruntime(mut self, root: &Path) -> Self {
-        self.more.push(root.join(".deps/onnxruntime"));
+        self.packages.push(root.join(".deps/onnxruntime"));
         self
     }
 
@@ -47,11 +46,9 @@ impl Python {
     fn bare(&self) -> Command {
         let mut command = Command::new("python3");
         // Nothing is fetched while measuring: the peers are built from a configuration, not from a hub.
-        let folders = std::iter::once(&self.packages).chain(&self.more);
-        let folders =
-            std::env::join_paths(folders).unwrap_or_else(|_| self.packages.clone().into());
+        let folders: Vec<&OsStr> = self.packages.iter().map(|p| p.as_os_str()).collect();
         command
-            .env("PYTHONPATH", folders)
+            .env("PYTHONPATH", folders.join(OsStr::new(":")))
             .env("HF_HUB_OFFLINE", "1")
             .env("PYTHONDONTWRITEBYTECODE", "1");
         command
@@ -59,7 +56,7 @@ impl Python {
 
     /// Whether the packages import at the pinned versions.
     fn holds_packages(&self) -> bool {
-        if !self.packages.is_dir() {
+        if !self.packages.iter().all(|p| p.is_dir()) {
             return false;
         }
         let code = "import torch, transformers; print(torch.__version__.split('+')[0], transformers.__version__)";
@@ -90,9 +87,8 @@ fn requirements() -> Vec<String> {
 pub fn install(root: &Path) -> Result<Python> {
     let packages = root.join(".deps/peers");
     let python = Python {
-        packages: packages.clone(),
+        packages: vec![packages.clone()],
         scripts: root.join("benches/peers"),
-        more: Vec::new(),
     };
     let wanted = requirements().join(" ");
     let stamp = packages.join(STAMP);
@@ -150,13 +146,11 @@ pub fn install_into(
         );
         std::fs::write(&stamp, &wanted).with_context(|| format!("writing: {}", stamp.display()))?;
     }
-    let mut paths = vec![own];
-    paths.extend(beneath.map(|python| python.packages));
-    let joined = std::env::join_paths(paths).context("joining the packages' folders")?;
+    let mut packages = vec![own];
+    packages.extend(beneath.into_iter().flat_map(|python| python.packages));
     Ok(Python {
-        packages: joined.into(),
+        packages,
         scripts: root.join("benches/peers"),
-        more: Vec::new(),
     })
 }
 
