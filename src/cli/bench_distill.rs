@@ -11,7 +11,7 @@ use clap::Args;
 use tcd_export::{Architecture, ModelConfig, MoeConfig};
 use tch::{Device, Tensor};
 
-use super::bench_train::{VOCABULARY, peak_memory, random_batch};
+use super::bench_train::{VOCABULARY, Workload, peak_memory, random_batch};
 use super::training::bound_spinning;
 use super::{Outcome, out};
 use crate::data::tokenizer::Tokenizer;
@@ -41,28 +41,15 @@ pub struct BenchDistill {
     /// What is transferred.
     #[arg(long, default_value = "relations")]
     method: String,
-    /// Rows of a batch.
-    #[arg(long, default_value_t = 32)]
-    batch: usize,
-    /// Tokens of a row.
-    #[arg(long, default_value_t = 128)]
-    sequence: usize,
-    /// Timed rounds of the three.
-    #[arg(long, default_value_t = 10)]
-    steps: u64,
-    /// Rounds before the timed ones.
-    #[arg(long, default_value_t = 3)]
-    warmup: u64,
-    /// CPU threads.
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    workload: Workload,
 }
 
 impl BenchDistill {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
         bound_spinning();
-        prepare_process(self.threads);
+        prepare_process(self.workload.threads);
         let (student, teacher) = (self.arch(self.experts)?, self.arch(0)?);
         let options = StoreOptions {
             device: Device::Cpu,
@@ -72,7 +59,7 @@ impl BenchDistill {
         let pupil = Pupil {
             arch: &student,
             tokenizer: &tokenizer,
-            sequence_length: self.sequence,
+            sequence_length: self.workload.sequence,
             options,
         };
         let mut config = DistillConfig {
@@ -100,9 +87,9 @@ impl BenchDistill {
             ..OptimizerConfig::default()
         };
         let mut optimizer = AdamW::new(&optimizer_config, &model.store);
-        let batches = [0, 1].map(|i| random_batch(i, self.batch, self.sequence));
+        let batches = [0, 1].map(|i| random_batch(i, self.workload.batch, self.workload.sequence));
         let mut times: [Vec<f64>; 3] = Default::default();
-        for step in 0..self.warmup + self.steps {
+        for step in 0..self.workload.warmup + self.workload.steps {
             let batch = std::slice::from_ref(&batches[step as usize % 2]);
             let mut train = |guide: Option<&Guide>| -> Result<f64> {
                 let start = Instant::now();
@@ -122,7 +109,7 @@ impl BenchDistill {
             let forward = guide.teacher().forward(&input, &masked);
             let seconds = start.elapsed().as_secs_f64();
             drop(forward);
-            if step >= self.warmup {
+            if step >= self.workload.warmup {
                 for (times, seconds) in times.iter_mut().zip([alone, distilled, seconds]) {
                     times.push(seconds);
                 }

@@ -38,28 +38,35 @@ pub struct BenchTrain {
     /// Experts of each layer; 0 for vanilla.
     #[arg(long, default_value_t = 0)]
     experts: usize,
+    #[command(flatten)]
+    workload: Workload,
+}
+
+/// What is timed, and how often.
+#[derive(Debug, Args)]
+pub(super) struct Workload {
     /// Rows of a batch.
     #[arg(long, default_value_t = 32)]
-    batch: usize,
+    pub(super) batch: usize,
     /// Tokens of a row.
     #[arg(long, default_value_t = 128)]
-    sequence: usize,
+    pub(super) sequence: usize,
     /// Timed steps.
     #[arg(long, default_value_t = 10)]
-    steps: u64,
+    pub(super) steps: u64,
     /// Steps before the timed ones.
     #[arg(long, default_value_t = 3)]
-    warmup: u64,
+    pub(super) warmup: u64,
     /// CPU threads.
     #[arg(long, default_value_t = 0)]
-    threads: usize,
+    pub(super) threads: usize,
 }
 
 impl BenchTrain {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
         bound_spinning();
-        prepare_process(self.threads);
+        prepare_process(self.workload.threads);
         let mut config = ModelConfig::new(
             VOCABULARY,
             self.layers,
@@ -87,10 +94,10 @@ impl BenchTrain {
         };
         let mut optimizer = AdamW::new(&optimizer_config, &model.store);
         let batches: Vec<Batch> = (0..4)
-            .map(|i| random_batch(i, self.batch, self.sequence))
+            .map(|i| random_batch(i, self.workload.batch, self.workload.sequence))
             .collect();
         let mut times: [Vec<f64>; 4] = Default::default();
-        for step in 0..self.warmup + self.steps {
+        for step in 0..self.workload.warmup + self.workload.steps {
             let batch = &batches[step as usize % batches.len()];
             let noise = Noise::new(0, step, 0);
             let start = Instant::now();
@@ -113,7 +120,7 @@ impl BenchTrain {
                 loss.is_finite() && norm.is_some(),
                 "step {step} is not finite"
             );
-            if step >= self.warmup {
+            if step >= self.workload.warmup {
                 for (times, seconds) in
                     times
                         .iter_mut()
@@ -123,8 +130,8 @@ impl BenchTrain {
                 }
             }
         }
-        let tokens = (self.batch * self.sequence) as f64;
-        let rate = tokens * self.steps as f64 / times[0].iter().sum::<f64>();
+        let tokens = (self.workload.batch * self.workload.sequence) as f64;
+        let rate = tokens * self.workload.steps as f64 / times[0].iter().sum::<f64>();
         out(&serde_json::json!({
             "tokens_per_second": rate,
             "step_seconds": times[0],
