@@ -41,6 +41,11 @@ pub struct ModelSection {
     #[schemars(example = 0.1)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention_dropout: Option<f64>,
+    /// Standard deviation of the initial weights; above 0. Default 0.02, as in BERT; a larger one leaves the plateau of token
+    /// frequencies sooner at H=128.
+    #[schemars(example = 0.02)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initializer_range: Option<f64>,
     /// A mixture of experts (Switch layer, Fedus et al. 2022) in place of each feed-forward block: top-1 routing, no token
     /// dropped. Default: the preset's, else none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +91,7 @@ impl ModelSection {
         config.attention_probs_dropout_prob = self
             .attention_dropout
             .unwrap_or(config.attention_probs_dropout_prob);
+        config.initializer_range = self.initializer_range.unwrap_or(config.initializer_range);
         config.moe = self.moe.clone().or(config.moe);
         config.vocab_size = vocab_size;
         config.pad_token_id = pad_token_id as usize;

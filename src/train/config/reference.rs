@@ -152,6 +152,7 @@ mod tests {
             max_positions: Some(64),
             hidden_dropout: Some(0.25),
             attention_dropout: Some(0.0),
+            initializer_range: Some(0.05),
             moe: Some(moe),
         }
     }
