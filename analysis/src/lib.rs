@@ -21,6 +21,7 @@ pub mod source;
 #[cfg(test)]
 mod testing;
 pub mod tokens;
+pub mod trace;
 pub mod transfer;
 
 pub use curve::{CurveError, CurvePoint, PretrainingCurve};

@@ -384,6 +384,23 @@ pub fn transfer_gap(
     Ok(found)
 }
 
+/// The points as CSV: `family,seed,step,log_likelihood,score`.
+pub fn points_to_csv(points: &[TransferPoint]) -> String {
+    let row = |p: &TransferPoint| {
+        vec![
+            p.family.clone(),
+            p.seed.to_string(),
+            p.step.to_string(),
+            p.log_likelihood.to_string(),
+            p.score.to_string(),
+        ]
+    };
+    csv(
+        "family,seed,step,log_likelihood,score",
+        points.iter().map(row),
+    )
+}
+
 /// Reads points from CSV with the columns of the module's documentation, in any order of columns.
 pub fn points_from_csv(text: &str) -> Result<Vec<TransferPoint>, TransferError> {
     const COLUMNS: [&str; 5] = ["family", "seed", "step", "log_likelihood", "score"];
@@ -441,20 +458,7 @@ pub fn points_from_csv(text: &str) -> Result<Vec<TransferPoint>, TransferError> 
 impl TransferResult {
     /// The points as CSV; the module's documentation names the columns.
     pub fn to_csv(&self) -> String {
-        let row = |p: &TransferPoint| {
-            let (seed, step) = (p.seed.to_string(), p.step.to_string());
-            vec![
-                p.family.clone(),
-                seed,
-                step,
-                p.log_likelihood.to_string(),
-                p.score.to_string(),
-            ]
-        };
-        csv(
-            "family,seed,step,log_likelihood,score",
-            self.points.iter().map(row),
-        )
+        points_to_csv(&self.points)
     }
 
     /// The gaps as CSV; the module's documentation names the columns.

@@ -11,14 +11,16 @@ mod compare;
 mod curve;
 mod geometry;
 mod likelihood;
+mod points;
 mod probe;
 mod project;
 mod routing;
 mod similarity;
+mod trace;
 
 /// Sub-commands of `tcd analyze`.
 ///
-/// All but `curve` read features files, which `tcd features` writes: one file holds one model's hidden states on one sample. A file may be
+/// All but `points` and `curve` read features files, which `tcd features` writes: one file holds one model's hidden states on one sample. A file may be
 /// given as `NAME=FILE` to name the model in results. Results are JSON with the command, the models' hashes and the sample in `provenance`;
 /// tables are written beside it as CSV.
 #[derive(Debug, Subcommand)]
@@ -35,6 +37,10 @@ pub enum Analyze {
     Probe(probe::Probe),
     /// Load, dead experts, specialisation and agreement of mixtures of experts.
     Routing(routing::Routing),
+    /// Routing of single rows, token by token.
+    Trace(trace::Trace),
+    /// Checkpoints of several runs with log-likelihood and GLUE average: the points of a transfer curve.
+    Points(points::Points),
     /// GLUE against log-likelihood of several families, and the transfer gap between them.
     Curve(curve::Curve),
     /// Masked-LM log-likelihood by corpus and token class.
@@ -53,6 +59,8 @@ impl Analyze {
             Analyze::Project(c) => c.run(),
             Analyze::Probe(c) => c.run(),
             Analyze::Routing(c) => c.run(),
+            Analyze::Trace(c) => c.run(),
+            Analyze::Points(c) => c.run(),
             Analyze::Curve(c) => c.run(),
             Analyze::Likelihood(c) => c.run(),
             Analyze::Compare(c) => c.run(),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 use tcd_export::{Architecture, ModelConfig, MoeConfig};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::bench_train::{VOCABULARY, Workload, peak_memory, random_batch};
 use super::training::bound_spinning;
@@ -17,7 +17,7 @@ use super::{Outcome, out};
 use crate::data::tokenizer::Tokenizer;
 use crate::distill::config::Positions;
 use crate::distill::{DistillConfig, Guide, Method, Pupil, Teacher, TeacherModel};
-use crate::model::{Initialisation, StoreOptions};
+use crate::model::Initialisation;
 use crate::train::config::OptimizerConfig;
 use crate::train::optimizer::AdamW;
 use crate::train::run::prepare_process;
@@ -51,10 +51,7 @@ impl BenchDistill {
         bound_spinning();
         prepare_process(self.workload.threads);
         let (student, teacher) = (self.arch(self.experts)?, self.arch(0)?);
-        let options = StoreOptions {
-            device: Device::Cpu,
-            bf16: false,
-        };
+        let options = self.workload.options()?;
         let tokenizer = placeholder_tokenizer()?;
         let pupil = Pupil {
             arch: &student,

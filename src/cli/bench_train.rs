@@ -8,16 +8,16 @@ use anyhow::{Context, Result};
 use clap::Args;
 use rand::RngExt;
 use tcd_export::{ModelConfig, MoeConfig};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::training::bound_spinning;
 use super::{Outcome, out};
 use crate::data::batch::Batch;
 use crate::model::{Initialisation, Mode, Noise, StoreOptions};
 use crate::seed::{Stream, rng};
-use crate::train::config::OptimizerConfig;
+use crate::train::config::{DeviceConfig, OptimizerConfig};
 use crate::train::optimizer::AdamW;
-use crate::train::run::prepare_process;
+use crate::train::run::{device, prepare_process};
 use crate::train::step::Model;
 
 /// Ids that are ordinary tokens in the vocabulary the peers use.
@@ -60,6 +60,26 @@ pub(super) struct Workload {
     /// CPU threads.
     #[arg(long, default_value_t = 0)]
     pub(super) threads: usize,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    device: DeviceConfig,
+    /// Layers in bf16.
+    #[arg(long)]
+    bf16: bool,
+}
+
+impl Workload {
+    /// Where and how the model computes.
+    pub(super) fn options(&self) -> Result<StoreOptions> {
+        Ok(StoreOptions {
+            device: device(self.device)?,
+            bf16: self.bf16,
+        })
+    }
+}
+
+fn parse_device(text: &str) -> Result<DeviceConfig, String> {
+    DeviceConfig::try_from(text.to_owned())
 }
 
 impl BenchTrain {
@@ -76,14 +96,7 @@ impl BenchTrain {
         );
         config.moe = (self.experts > 0).then(|| MoeConfig::new(self.experts));
         let arch = config.validate().context("cannot build the model")?;
-        let mut model = Model::new(
-            &arch,
-            &[],
-            StoreOptions {
-                device: Device::Cpu,
-                bf16: false,
-            },
-        )?;
+        let mut model = Model::new(&arch, &[], self.workload.options()?)?;
         model.store.initialise(Initialisation {
             seed: 0,
             std: arch.initializer_range,

@@ -149,6 +149,9 @@ pub struct FinetuneRecord {
     pub seconds: f64,
     /// Training rows.
     pub train_rows: usize,
+    /// BLAKE3 of the weights of the pre-trained model; none in results of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_blake3: Option<String>,
 }
 
 /// Where a score stands among others: an undefined one is below all.

@@ -395,6 +395,34 @@ fn routing_counts_dead_experts_specialisation_and_agreement() {
 }
 
 #[test]
+fn a_trace_names_the_tokens_and_experts_of_a_row() {
+    let place = Place::new();
+    let told = place
+        .ok("trace a.safetensors b.safetensors --tokenizer tokenizer.json --row 3 --out t.json");
+    assert!(told.contains("neighbours together"), "{told}");
+    let result = place.read("t.json");
+    let rows = result["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert_eq!(row["row"], 3);
+        assert_eq!(row["tokens"].as_array().unwrap().len(), LENGTH);
+        assert_eq!(row["tokens"][0], "[CLS]");
+        let experts = row["layers"][0]["experts"].as_array().unwrap();
+        assert_eq!(experts.len(), LENGTH);
+        assert!(
+            experts
+                .iter()
+                .all(|e| e.as_u64() < row["num_experts"].as_u64())
+        );
+    }
+    assert!(place.path("t.csv").exists());
+    place.fails(
+        "trace a.safetensors --tokenizer tokenizer.json --row 4000 --out t.json",
+        &["no row 4000 in", "hint: it has 40 rows, 0 to 39"],
+    );
+}
+
+#[test]
 fn curves_give_the_gap_or_refuse() {
     let place = Place::new();
     let mut points = "family,seed,step,log_likelihood,score\n".to_owned();

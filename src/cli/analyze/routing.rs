@@ -194,7 +194,8 @@ impl Routing {
     }
 }
 
-fn experts_of(named: &Named, layer: usize, experts: usize) -> Result<Vec<u32>> {
+/// The choices of a layer, checked against the number of experts.
+pub(super) fn experts_of(named: &Named, layer: usize, experts: usize) -> Result<Vec<u32>> {
     let chosen = named.file.small_ints(&format!("expert.{layer}"))?;
     if let Some(at) = chosen.iter().position(|e| *e as usize >= experts) {
         bail!(

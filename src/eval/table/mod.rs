@@ -324,6 +324,7 @@ mod tests {
             start_task: (task == "RTE").then(|| "MNLI".to_owned()),
             seconds: 1.0,
             train_rows: 10,
+            base_blake3: None,
         });
         let record = TaskResult {
             schema: SCHEMA.to_owned(),

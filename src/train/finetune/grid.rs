@@ -206,6 +206,8 @@ struct TaskWork<'a> {
     start: ModelDir,
     start_model: Model,
     start_task: Option<String>,
+    /// Of the pre-trained model's weights.
+    base_blake3: String,
     name: String,
     arch: Architecture,
     options: StoreOptions,
@@ -238,6 +240,7 @@ impl<'a> TaskWork<'a> {
             });
         }
         let base = Model::open(grid.model)?;
+        let base_blake3 = ModelDir::open(grid.model)?.weights_hash()?;
         let start_model = Model::open(path)?;
         let start = ModelDir::open(path)?;
         let mut raw = (**start.architecture()).clone();
@@ -279,6 +282,7 @@ impl<'a> TaskWork<'a> {
             arch: raw.validate()?,
             options: StoreOptions { device, bf16 },
             key: String::new(),
+            base_blake3,
             name,
             grid,
             data,
@@ -478,6 +482,7 @@ impl<'a> TaskWork<'a> {
                 start_task: self.start_task.clone(),
                 seconds: finished.seconds,
                 train_rows: self.data.train.set.rows.len(),
+                base_blake3: Some(self.base_blake3.clone()),
             },
         }
     }
