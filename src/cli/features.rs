@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use tcd_analysis::{FeaturesInfo, FeaturesWriter, Slot};
-use tcd_export::onnx::{self, FEATURES_FILE, OnnxFile};
+use tcd_export::onnx::{self, FEATURES_FILE, MODEL_FILE, OnnxFile};
 use tcd_export::runtime::{Output, Runtime};
 use tcd_export::{Architecture, Head, ModelDir, Tap, WEIGHTS_FILE};
 
@@ -15,8 +15,10 @@ use super::progress::Progress;
 use super::rows::{Rows, Source};
 use super::{Outcome, note};
 use crate::data::glue::Target;
+use crate::data::masking::{MaskedRow, Masker, MaskingConfig};
 use crate::eval::encode::{EncodedSet, Padded, batches, encode};
 use crate::eval::model::Model;
+use crate::seed::{Stream, rng};
 
 /// Arguments of `tcd features`.
 ///
@@ -24,11 +26,16 @@ use crate::eval::model::Model;
 /// `[tokens, width]`; experts and gates of a mixture with `--routing`; labels and the head's outputs by row where there are.
 /// Batches go to their places in the file as they come, so memory does not grow with the rows.
 ///
-/// On onnxruntime and tract the taps come from `features.onnx` beside the model, or from a temporary file where that lacks them.
+/// With `--masked` the rows are masked as in pre-training, by a generator made of seed and row number, so that all models of one vocabulary
+/// see the same masks; the log-likelihood of each masked token goes into the file, which `tcd analyze likelihood` reads.
+///
+/// On onnxruntime and tract the taps come from `features.onnx` beside the model, or from a temporary file where that lacks them. Lines
+/// without text are left out.
 ///
 /// Examples:
 ///   tcd features --model runs/vanilla/model --out vanilla.safetensors text.txt
 ///   tcd features --model runs/moe/model --taps all --routing --task SST-2 --data glue --out moe.safetensors
+///   tcd features --model runs/moe/model --masked --taps none --max-length 128 --limit 500 --out ood.safetensors speeches.txt
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Features {
@@ -36,12 +43,21 @@ pub struct Features {
     engine: Engine,
     #[command(flatten)]
     source: Source,
-    /// Hidden states to take, as `tcd export --features` names them.
+    /// Hidden states to take, as `tcd export --features` names them; `none` for none.
     #[arg(long, value_delimiter = ',', num_args = 1.., default_value = "trunk", value_name = "TAP")]
     taps: Vec<String>,
     /// Take each token's expert and its probability too (mixtures of experts; not on tch).
     #[arg(long)]
     routing: bool,
+    /// Mask rows as in pre-training (15 %) and take the log-likelihood of what was masked (masked-LM models).
+    #[arg(long)]
+    masked: bool,
+    /// Seed of the masks.
+    #[arg(long, default_value_t = 0, value_name = "SEED", requires = "masked")]
+    mask_seed: u64,
+    /// At most this many rows, spread evenly over the data.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// The file to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -52,6 +68,8 @@ struct Wanted {
     taps: Vec<Tap>,
     routing: bool,
     logits: Option<usize>,
+    /// Log-likelihood of masked tokens.
+    masked: bool,
 }
 
 impl Wanted {
@@ -64,7 +82,9 @@ impl Wanted {
                 layers.flat_map(|layer| [format!("expert.{layer}"), format!("gate.{layer}")]),
             );
         }
-        names.extend(self.logits.map(|_| "logits".to_owned()));
+        if self.logits.is_some() || self.masked {
+            names.push("logits".to_owned());
+        }
         names
     }
 
@@ -85,6 +105,10 @@ impl Wanted {
                 slots.push(Slot::ints(format!("expert.{layer}"), &one));
                 slots.push(Slot::floats(format!("gate.{layer}"), &one));
             }
+        }
+        if self.masked {
+            slots.extend(["masked", "original_ids"].map(|name| Slot::ints(name, &one)));
+            slots.push(Slot::floats("log_likelihood", &one));
         }
         let count = rows.examples.len();
         slots.push(Slot::ints("rows.id", &[count]));
@@ -113,17 +137,31 @@ impl Features {
                 model.path.display()
             );
         }
+        if self.masked && weights.head() != Head::MaskedLm {
+            bail!(
+                "`{}` has no masked-LM head; hint: `--masked` is for pre-trained models, not for fine-tuned ones",
+                model.path.display()
+            );
+        }
+        let none = self.taps == ["none"];
+        if none && !self.routing && !self.masked {
+            bail!("nothing to take; hint: `--taps none` goes with `--routing` or `--masked`");
+        }
         let wanted = Wanted {
-            taps: Tap::select(&self.taps, architecture.num_hidden_layers)?,
+            taps: match none {
+                true => Vec::new(),
+                false => Tap::select(&self.taps, architecture.num_hidden_layers)?,
+            },
             routing: self.routing,
             logits: match weights.head() {
                 Head::SequenceClassification { labels } => Some(labels),
                 _ => None,
             },
+            masked: self.masked,
         };
-        let rows = self.source.read()?;
+        let rows = self.rows()?;
         let max_length = self.engine.row_length(&model);
-        let set = encode(&model.tokenizer, &rows.examples, max_length)?;
+        let mut set = encode(&model.tokenizer, &rows.examples, max_length)?;
         if set.truncated > 0 {
             note(&format!(
                 "{} of {} rows cut to {max_length} tokens",
@@ -131,6 +169,10 @@ impl Features {
                 set.rows.len()
             ));
         }
+        let targets = match self.masked {
+            true => mask(&mut set, &model, &rows, self.mask_seed),
+            false => Vec::new(),
+        };
         let runtime = self.engine.runtime()?;
         let file = self.file(&*runtime, &weights, &wanted)?;
         let mut session = self
@@ -147,6 +189,7 @@ impl Features {
         let slots = wanted.slots(architecture, tokens, &rows);
         let mut writer = FeaturesWriter::create(&self.out, &info, slots)?;
         fixed(&mut writer, &set, &rows, &starts)?;
+        unmasked(&mut writer, &set, &targets, &starts)?;
         let progress = Progress::new("features", "rows", set.rows.len());
         for batch in batches(&set, self.engine.batch_size()) {
             let padded = Padded::new(&set, &batch);
@@ -154,7 +197,11 @@ impl Features {
                 .run(&padded.feed())
                 .map_err(anyhow::Error::from_boxed)?;
             for output in &outputs {
-                place(&mut writer, output, &padded, &batch, &set, &starts)?;
+                if self.masked && output.name == "logits" {
+                    likely(&mut writer, output, &set, &batch, &targets, &starts)?;
+                } else {
+                    place(&mut writer, output, &padded, &batch, &set, &starts)?;
+                }
             }
             progress.advance(batch.len());
         }
@@ -171,6 +218,31 @@ impl Features {
         Ok(Outcome::Done)
     }
 
+    /// The rows that take part: those with text, at most as many as asked for.
+    fn rows(&self) -> Result<Rows> {
+        let mut rows = self.source.read()?;
+        let before = rows.examples.len();
+        rows.examples
+            .retain(|row| !row.first.trim().is_empty() || row.second.is_some());
+        let count = rows.examples.len();
+        if count == 0 {
+            bail!("no row of `{}` has text", rows.name);
+        }
+        if count < before {
+            note(&format!("{} lines without text left out", before - count));
+        }
+        if let Some(limit) = self.limit.map(|n| n as usize).filter(|n| *n < count) {
+            // The first row of each of `limit` parts, as equal as they can be.
+            let mut place = 0;
+            rows.examples.retain(|_| {
+                place += 1;
+                ((place - 1) * limit) % count < limit
+            });
+            note(&format!("{limit} of {count} rows, spread evenly"));
+        }
+        Ok(rows)
+    }
+
     /// What the engine loads: the directory on libtorch; else a file that has the taps.
     fn file(&self, runtime: &dyn Runtime, model: &ModelDir, wanted: &Wanted) -> Result<ModelFile> {
         let dir = &self.engine.model;
@@ -183,7 +255,11 @@ impl Features {
                 temporary: None,
             });
         }
-        let path = dir.join(FEATURES_FILE);
+        let file_name = match wanted.taps.is_empty() && !wanted.routing {
+            true => MODEL_FILE,
+            false => FEATURES_FILE,
+        };
+        let path = dir.join(file_name);
         let names = wanted.outputs(model.architecture());
         if let Ok(file) = OnnxFile::open(&path)
             && names
@@ -204,12 +280,14 @@ impl Features {
             ..onnx::Options::default()
         };
         let temporary = ModelFile {
-            path: folder.join(FEATURES_FILE),
+            path: folder.join(file_name),
             temporary: Some(folder.clone()),
         };
         onnx::export(model, &folder, &options)
             .with_context(|| format!("cannot export the taps of `{}`", dir.display()))?;
-        note("taps are not in `features.onnx` beside the model: exported to a temporary file");
+        note(&format!(
+            "what is asked for is not in a `{file_name}` beside the model: exported to a temporary file"
+        ));
         Ok(temporary)
     }
 
@@ -294,6 +372,70 @@ fn fixed(
     Ok(())
 }
 
+/// Masks each row by a generator made of the seed and the row's number; what was there is returned.
+fn mask(set: &mut EncodedSet, model: &Model, rows: &Rows, seed: u64) -> Vec<MaskedRow> {
+    let masker = Masker::new(&MaskingConfig::default(), &model.tokenizer);
+    let masked = set.rows.iter_mut().zip(&rows.examples).map(|(row, of)| {
+        let mut generator = rng(seed, Stream::Mask, &[of.index as u64]);
+        let mut masked = masker.mask(&row.ids, &mut generator);
+        row.ids = std::mem::take(&mut masked.input);
+        masked
+    });
+    masked.collect()
+}
+
+/// What is known of masked rows before the model runs: which tokens are targets, and the true ids.
+fn unmasked(
+    writer: &mut FeaturesWriter,
+    set: &EncodedSet,
+    targets: &[MaskedRow],
+    starts: &[usize],
+) -> Result<()> {
+    for ((row, target), &start) in set.rows.iter().zip(targets).zip(starts) {
+        let mut ids: Vec<i64> = row.ids.iter().map(|&id| i64::from(id)).collect();
+        let mut masked = vec![0; ids.len()];
+        for (&position, &label) in target.positions.iter().zip(&target.labels) {
+            masked[position as usize] = 1;
+            ids[position as usize] = i64::from(label);
+        }
+        writer.ints("masked", start, &masked)?;
+        writer.ints("original_ids", start, &ids)?;
+    }
+    Ok(())
+}
+
+/// Log-likelihoods of the masked tokens of a batch from the logits `[batch, sequence, vocabulary]`, sums in f64.
+fn likely(
+    writer: &mut FeaturesWriter,
+    output: &Output,
+    set: &EncodedSet,
+    batch: &[usize],
+    targets: &[MaskedRow],
+    starts: &[usize],
+) -> Result<()> {
+    let &[_, sequence, vocabulary] = output.shape.as_slice() else {
+        bail!(
+            "the model's `logits` have {} axes, not batch, sequence and vocabulary",
+            output.shape.len()
+        );
+    };
+    for (place, &row) in batch.iter().enumerate() {
+        let target = &targets[row];
+        let length = set.rows[row].ids.len();
+        let mut values = vec![0.0_f32; length];
+        for (&position, &label) in target.positions.iter().zip(&target.labels) {
+            let at = (place * sequence + position as usize) * vocabulary;
+            let logits = &output.values[at..][..vocabulary];
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|x| f64::from(x - largest).exp()).sum();
+            let value = f64::from(logits[label as usize] - largest) - sum.ln();
+            values[position as usize] = value as f32;
+        }
+        writer.floats("log_likelihood", starts[row], &values)?;
+    }
+    Ok(())
+}
+
 /// Brings an output of a batch to its rows' places in the file, without padding.
 fn place(
     writer: &mut FeaturesWriter,
@@ -341,6 +483,70 @@ mod tests {
     use super::*;
     use crate::eval::encode::Row;
     use tcd_analysis::FeaturesFile;
+
+    /// log(softmax) by hand: logits ln 1, ln 2, ln 5 give 1/8, 2/8, 5/8.
+    #[test]
+    fn a_masked_token_is_judged_by_its_true_id() {
+        let row = |ids: Vec<u32>| Row {
+            second: ids.len(),
+            ids,
+        };
+        let set = EncodedSet {
+            rows: vec![row(vec![0]), row(vec![0, 1])],
+            truncated: 0,
+            pad: 0,
+        };
+        let target = |positions: Vec<u32>, labels: Vec<u32>| MaskedRow {
+            positions,
+            labels,
+            ..MaskedRow::default()
+        };
+        let targets = [target(vec![0], vec![2]), target(vec![1], vec![1])];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.safetensors");
+        let info: FeaturesInfo = serde_json::from_value(serde_json::json!({
+            "command": "x", "model": "m", "model_blake3": "h", "tokenizer_blake3": "t", "data": "d",
+            "data_blake3": "b", "special_ids": [9],
+        }))
+        .unwrap();
+        let slots = ["input_ids", "row", "position", "masked", "original_ids"]
+            .map(|name| Slot::ints(name, &[3]))
+            .into_iter()
+            .chain([Slot::floats("log_likelihood", &[3])])
+            .collect();
+        let mut writer = FeaturesWriter::create(&path, &info, slots).unwrap();
+        let starts = [0, 1, 3];
+        for (name, values) in [
+            ("input_ids", [0, 0, 1]),
+            ("row", [0, 1, 1]),
+            ("position", [0, 0, 1]),
+        ] {
+            writer.ints(name, 0, &values).unwrap();
+        }
+        unmasked(&mut writer, &set, &targets, &starts).unwrap();
+        // The batch has the longer row first, and the shorter one is padded.
+        let (none, some) = (
+            [0.0_f32; 3],
+            [
+                1.0_f32.ln() + 100.0,
+                2.0_f32.ln() + 100.0,
+                5.0_f32.ln() + 100.0,
+            ],
+        );
+        let output = Output {
+            name: "logits".into(),
+            shape: vec![2, 2, 3],
+            values: [none, some, some, none].concat(),
+        };
+        likely(&mut writer, &output, &set, &[1, 0], &targets, &starts).unwrap();
+        writer.finish().unwrap();
+        let file = FeaturesFile::open(&path).unwrap();
+        let found = file.floats("log_likelihood").unwrap();
+        for (value, expected) in found.iter().zip([0.625_f32.ln(), 0.0, 0.25_f32.ln()]) {
+            assert!((value - expected).abs() < 1e-5, "{found:?}");
+        }
+        assert_eq!(file.small_ints("original_ids").unwrap(), [2, 0, 1]);
+    }
 
     /// Two rows of 3 and 2 tokens, batched the longer first; each value tells where it comes from.
     #[test]

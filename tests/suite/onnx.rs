@@ -205,8 +205,8 @@ fn hidden_states_of_every_token_with_their_routes() {
             text(&output.stderr)
         );
         let file = FeaturesFile::open(&out).unwrap();
-        // [CLS] and [SEP] of five rows, a second [SEP] in the pair; the long row is cut to 16.
-        assert_eq!(file.tokens(), 5 + 11 + 2 + 16 + 5);
+        // [CLS] and [SEP] of each row, a second [SEP] in the pair; the long row is cut to 16, the empty line is no row.
+        assert_eq!(file.tokens(), 5 + 11 + 16 + 5);
         let names: Vec<String> = safetensors::SafeTensors::deserialize(&fs::read(&out).unwrap())
             .unwrap()
             .names()
@@ -234,6 +234,64 @@ fn hidden_states_of_every_token_with_their_routes() {
         if exported {
             fs::remove_file(dir.join("features.onnx")).unwrap();
         }
+    }
+}
+
+#[test]
+fn masked_tokens_have_a_log_likelihood_and_masks_depend_on_seed_and_row_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = model(root.path(), Some(3), &[]);
+    let rows = root.path().join("rows.txt");
+    fs::write(&rows, ROWS).unwrap();
+    let taken = |more: &[&str]| {
+        let out = root.path().join("masked.safetensors");
+        let fixed = ["--masked", "--taps", "none", "--out", out.to_str().unwrap()];
+        let mut command = tcd();
+        command.arg("features").arg("--model").arg(&dir);
+        ends(command.args(fixed).args(more).arg(&rows), 0);
+        let file = FeaturesFile::open(&out).unwrap();
+        (
+            file.small_ints("masked").unwrap(),
+            file.small_ints("original_ids").unwrap(),
+            file.floats("log_likelihood").unwrap(),
+            file.rows().iter().map(|r| r.id).collect::<Vec<_>>(),
+        )
+    };
+    let (masked, original, first, ids) = taken(&["--runtime", "tract"]);
+    assert_eq!(ids, [0, 1, 3, 4]);
+    // 15 % of 3, 8, 14 and 3 words, at least one of each row.
+    assert_eq!(masked.iter().sum::<u32>(), 1 + 1 + 2 + 1);
+    for (at, value) in first.iter().enumerate() {
+        assert_eq!(*value < 0.0, masked[at] == 1, "token {at}: {value}");
+    }
+    assert_eq!(
+        &original[..5],
+        [2, 5, 7, 11, 3],
+        "true ids, not masked ones"
+    );
+    for engine in engines() {
+        let (same, _, values, _) = taken(&["--runtime", engine, "--batch-tokens", "16"]);
+        assert_eq!(same, masked);
+        for (a, b) in first.iter().zip(&values) {
+            assert!((a - b).abs() < 1e-4, "{engine}: {a} and {b}");
+        }
+    }
+    let (_, _, _, ids) = taken(&["--runtime", "tract", "--limit", "2"]);
+    assert_eq!(ids, [0, 3]);
+    assert_ne!(taken(&["--runtime", "tract", "--mask-seed", "7"]).0, masked);
+    let classifier = model(root.path(), Some(3), &["no", "yes"]);
+    for (arguments, expected) in [
+        (vec!["--masked"], "has no masked-LM head"),
+        (vec!["--taps", "none"], "nothing to take"),
+    ] {
+        let mut command = tcd();
+        command.args(["features", "--out", "x.safetensors", "--model"]);
+        let output = ends(command.arg(&classifier).args(arguments).arg(&rows), 2);
+        assert!(
+            text(&output.stderr).contains(expected),
+            "{}",
+            text(&output.stderr)
+        );
     }
 }
 
