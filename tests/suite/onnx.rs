@@ -285,8 +285,9 @@ fn masked_tokens_have_a_log_likelihood_and_masks_depend_on_seed_and_row_alone() 
         (vec!["--taps", "none"], "nothing to take"),
     ] {
         let mut command = tcd();
-        command.args(["features", "--out", "x.safetensors", "--model"]);
-        let output = ends(command.arg(&classifier).args(arguments).arg(&rows), 2);
+        command.arg("features").args(arguments);
+        command.args(["--out", "x.safetensors", "--model"]);
+        let output = ends(command.arg(&classifier).arg(&rows), 2);
         assert!(
             text(&output.stderr).contains(expected),
             "{}",
