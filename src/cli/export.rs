@@ -42,7 +42,7 @@ pub struct Export {
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
     /// How rows come to their expert (mixtures of experts).
-    #[arg(long, value_enum, default_value_t = MoeForm::Scattered)]
+    #[arg(long, value_enum, default_value_t = MoeForm::Sorted)]
     moe_form: MoeForm,
     /// Put values into a second file even where one would do.
     #[arg(long)]
@@ -66,10 +66,10 @@ enum Precision {
 /// How rows come to their expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum MoeForm {
-    /// Each expert looks for its rows; runs on every engine.
-    Scattered,
-    /// Rows are sorted by expert once; quicker on onnxruntime, not for tract.
+    /// Rows are sorted by expert once, and an expert computes a slice: the quicker one.
     Sorted,
+    /// Each expert looks for its rows; for other programs built on tract, which does not take the slices by itself.
+    Scattered,
 }
 
 impl Export {

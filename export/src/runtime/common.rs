@@ -142,7 +142,7 @@ pub struct Signature {
     pub vocabulary: Option<usize>,
     /// Whether a row's result depends on the rest of its batch, so that a batch must not be cut into parts.
     pub undivided: bool,
-    /// Whether experts are in the form that tract does not take.
+    /// Whether experts compute slices of sorted rows, as the metadata tell.
     pub sorted: bool,
 }
 
