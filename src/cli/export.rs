@@ -54,13 +54,23 @@ pub struct Export {
 
 /// How weights of matrix products are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Precision {
+pub(super) enum Precision {
     /// As they are.
     F32,
     /// Half the file; computed in f32.
     F16,
     /// A quarter of the file; products in integers, one scale an output channel.
     Int8,
+}
+
+impl From<Precision> for onnx::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+            Precision::Int8 => Self::Int8,
+        }
+    }
 }
 
 /// How rows come to their expert.
@@ -81,11 +91,7 @@ impl Export {
         let options = Options {
             taps: Tap::select(&self.features, layers)?,
             routing: self.routing && model.architecture().experts().is_some(),
-            precision: match self.precision {
-                Precision::F32 => onnx::Precision::F32,
-                Precision::F16 => onnx::Precision::F16,
-                Precision::Int8 => onnx::Precision::Int8,
-            },
+            precision: self.precision.into(),
             moe_form: match self.moe_form {
                 MoeForm::Scattered => onnx::MoeForm::Scattered,
                 MoeForm::Sorted => onnx::MoeForm::Sorted,

@@ -18,7 +18,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tensor::load_tensor;
 use tract_onnx::tract_hir::internal::{Framework, format_err};
 
-use super::common::{EngineError, Signature, guarded};
+use super::common::{EngineError, Signature, guarded, spread};
 use super::{Feed, Options, Output, Runnable, Runtime, RuntimeError};
 
 const ENGINE: &str = "tract";
@@ -63,6 +63,7 @@ fn load(signature: &Signature) -> TractResult<Arc<TypedRunnableModel>> {
     let mut onnx = tract_onnx::onnx();
     onnx.op_register.insert(find::EXPERTS, experts::build);
     onnx.op_register.insert(find::ROWS, rows::build);
+    onnx.op_register.insert(find::ZEROS, rows::build);
     let mut file = onnx.proto_model_for_path(&signature.path)?;
     let folder = signature.path.parent().and_then(Path::to_str);
     if let Some(graph) = file.graph.as_mut() {
@@ -103,66 +104,20 @@ impl Runnable for TractModel {
         } else {
             self.threads
         };
-        let parts = parts(feed, threads);
-        let run = |feed: &Feed<'_>| {
-            guarded(|| run(&self.plan, &self.signature, feed).map_err(|error| format!("{error:#}")))
+        let (plan, signature) = (&self.plan, &self.signature);
+        let run = |_: &mut (), feed: &Feed<'_>| {
+            guarded(|| run(plan, signature, feed).map_err(|error| format!("{error:#}")))
         };
-        let results: Vec<_> = if let [only] = parts.as_slice() {
-            vec![run(only)]
-        } else {
-            std::thread::scope(|scope| {
-                let workers: Vec<_> = parts.iter().map(|part| scope.spawn(|| run(part))).collect();
-                workers
-                    .into_iter()
-                    .map(|worker| {
-                        worker
-                            .join()
-                            .unwrap_or_else(|_| Err("a thread ended".to_owned()))
-                    })
-                    .collect()
-            })
-        };
-        let (batch, sequence) = (feed.batch, feed.sequence);
-        let fail = |why: String| EngineError::Run {
-            engine: ENGINE,
-            batch,
-            sequence,
-            why,
-        };
-        let mut whole: Vec<Output> = Vec::new();
-        for part in results {
-            let part = part.map_err(fail)?;
-            if whole.is_empty() {
-                whole = part;
-                continue;
+        spread(&mut vec![(); threads], feed, run).map_err(|why| {
+            EngineError::Run {
+                engine: ENGINE,
+                batch: feed.batch,
+                sequence: feed.sequence,
+                why,
             }
-            for (all, more) in whole.iter_mut().zip(part) {
-                all.shape[0] += more.shape.first().copied().unwrap_or(0);
-                all.values.extend(more.values);
-            }
-        }
-        Ok(whole)
-    }
-}
-
-/// A batch cut into at most so many parts of whole rows.
-fn parts<'a>(feed: &Feed<'a>, threads: usize) -> Vec<Feed<'a>> {
-    let rows = feed.batch.div_ceil(threads.min(feed.batch));
-    let step = rows * feed.sequence;
-    let chunks = feed
-        .input_ids
-        .chunks(step)
-        .zip(feed.attention_mask.chunks(step));
-    chunks
-        .zip(feed.token_type_ids.chunks(step))
-        .map(|((input_ids, attention_mask), token_type_ids)| Feed {
-            batch: input_ids.len() / feed.sequence,
-            sequence: feed.sequence,
-            input_ids,
-            attention_mask,
-            token_type_ids,
+            .into()
         })
-        .collect()
+    }
 }
 
 fn run(

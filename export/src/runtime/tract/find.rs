@@ -17,6 +17,9 @@ pub const EXPERTS: &str = "TcdExperts";
 /// The operator that takes the place of a slice between computed ends: values, start `[1]`, end `[1]`.
 pub const ROWS: &str = "TcdRows";
 
+/// The operator that takes the place of such a slice times zero.
+pub const ZEROS: &str = "TcdZeros";
+
 const INT32: i64 = 6;
 const INT64: i64 = 7;
 const FLOAT: i64 = 1;
@@ -57,11 +60,23 @@ pub fn replace(graph: &mut GraphProto, load: &Load<'_>) -> usize {
     let slices: Vec<usize> = (0..graph.node.len())
         .filter(|&index| view.computed_slice(index))
         .collect();
-    for index in slices {
+    // tract would take the product of such rows with 0 for a constant of a length that it then does not know.
+    let products: Vec<(usize, Vec<String>)> = (0..graph.node.len())
+        .filter_map(|index| Some((index, view.zeroed_slice(index)?)))
+        .collect();
+    let zeros = products.iter().map(|row| (row.0, ZEROS));
+    for (index, op) in slices.iter().map(|index| (*index, ROWS)).chain(zeros) {
         let node = &mut graph.node[index];
-        ROWS.clone_into(&mut node.op_type);
+        op.clone_into(&mut node.op_type);
         node.domain = "tcd".to_owned();
         node.input.truncate(3);
+    }
+    let any = !products.is_empty();
+    for (index, inputs) in products {
+        graph.node[index].input = inputs;
+    }
+    if any {
+        prune(graph);
     }
     blocks.len()
 }
@@ -344,6 +359,18 @@ impl<'a> View<'a> {
         source
     }
 
+    /// The inputs of the slice that an operator puts to zero, where it is such a slice.
+    fn zeroed_slice(&self, index: usize) -> Option<Vec<String>> {
+        let node = &self.graph.node[index];
+        if !is(node, "Mul") {
+            return None;
+        }
+        let (_, rows) = self.pair(node, |value| self.is_zero(value))?;
+        let place = *self.producers.get(rows)?;
+        let slice = self.computed_slice(place);
+        slice.then(|| self.graph.node[place].input[..3].to_vec())
+    }
+
     /// Whether an operator cuts rows up to an end that is one part of a split.
     fn computed_slice(&self, index: usize) -> bool {
         let node = &self.graph.node[index];
@@ -494,7 +521,8 @@ mod tests {
         };
         let mut graph = graph(Some(3), &int8);
         assert_eq!(found(&mut graph), 0);
-        assert_eq!((count(&graph, ROWS), count(&graph, "Slice")), (8, 1));
+        assert_eq!((count(&graph, ROWS), count(&graph, ZEROS)), (6, 2));
+        assert_eq!(count(&graph, "Slice"), 1);
     }
 
     /// One change in each, and the block it is in computes something else.

@@ -1,5 +1,7 @@
 //! A slice of rows between ends that are known when the model runs: the part of the standard `Slice` that tract 0.23.9 lacks.
 //!
+//! The same with all values 0 stands for rows that no expert computes.
+//!
 //! Inputs: values `[R, ..]`, start and end i64 `[1]`. Output: `[end - start, ..]`, a length that no shape tells beforehand.
 
 use tract_onnx::model::ParsingContext;
@@ -9,10 +11,11 @@ use tract_onnx::tract_hir::internal::*;
 /// Makes the operator of a node; its length gets a name of its own.
 pub fn build(
     context: &ParsingContext<'_>,
-    _node: &NodeProto,
+    node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let count = context.template.symbols.new_with_prefix("rows");
-    Ok((expand(Unsolved(Rows { count })), vec![]))
+    let zero = node.op_type == super::find::ZEROS;
+    Ok((expand(Unsolved(Rows { count, zero })), vec![]))
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +57,8 @@ impl Expansion for Unsolved {
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct Rows {
     count: Symbol,
+    /// Whether the rows are put to zero.
+    zero: bool,
 }
 
 impl Op for Rows {
@@ -86,7 +91,15 @@ impl EvalOp for Rows {
             start <= end && end <= rows,
             "rows {start} to {end} of {rows}"
         );
-        Ok(tvec!(values.slice(0, start, end)?.into_tvalue()))
+        let cut = if start == end || self.zero {
+            // tract's own slice refuses to be empty.
+            let mut shape: TVec<usize> = values.shape().into();
+            shape[0] = end - start;
+            Tensor::zero_dt(values.datum_type(), &shape)?
+        } else {
+            values.slice(0, start, end)?
+        };
+        Ok(tvec!(cut.into_tvalue()))
     }
 }
 
