@@ -95,8 +95,16 @@ pub fn has_weights(model: &Path) -> bool {
 
 /// The engine of a name; without one the first that can be used here and reads all the models.
 pub fn chosen(name: Option<&str>, models: &[PathBuf]) -> Result<Box<dyn Runtime>> {
-    let all = models.iter().all(|model| has_weights(model));
-    if name.is_none() && !all {
+    let without = models.iter().find(|model| !has_weights(model));
+    if let (Some("tch"), Some(model)) = (name, without)
+        && model.join(tcd_export::onnx::MODEL_FILE).is_file()
+    {
+        bail!(
+            "tch reads `{WEIGHTS_FILE}`, which is not in `{}`; hint: `--runtime ort` or `--runtime tract` runs the ONNX file there",
+            model.display()
+        );
+    }
+    if name.is_none() && without.is_some() {
         let usable = runtimes::runtimes()
             .into_iter()
             .find(|row| row.name() != "tch" && row.check().is_ok());

@@ -184,12 +184,6 @@ impl Features {
         if !is_outside(dir) {
             return Ok(Origin::Weights(Box::new(ModelDir::open(dir)?)));
         }
-        if self.engine.runtime.as_deref() == Some("tch") {
-            bail!(
-                "tch reads `{WEIGHTS_FILE}`, which is not in `{}`; hint: `--runtime ort` or `--runtime tract` runs the ONNX file there",
-                dir.display()
-            );
-        }
         let outside = Outside::open(dir, &self.taps)?;
         outside.note.iter().for_each(|line| note(line));
         Ok(Origin::File(outside))

@@ -28,7 +28,9 @@ pub enum EngineError {
         hint: &'static str,
     },
     /// The engine fails on a batch.
-    #[error("{engine} failed on a batch of {batch} rows and {sequence} positions: {why}")]
+    #[error(
+        "{engine} failed on a batch of {batch} rows and {sequence} positions: {why}; hint: another engine may take the file, `--runtime` names it"
+    )]
     Run {
         /// The engine.
         engine: &'static str,
