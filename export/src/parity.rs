@@ -213,7 +213,7 @@ fn largest(values: &[f32]) -> usize {
 
 /// Engines that have a model ready, the first of which the others are held against.
 pub struct Contest {
-    engines: Vec<(&'static str, Box<dyn Runnable>)>,
+    engines: Vec<(String, Box<dyn Runnable>)>,
     tolerance: f64,
     differences: Vec<Difference>,
 }
@@ -231,32 +231,38 @@ impl Contest {
     ) -> Result<Self, RuntimeError> {
         let engines = engines
             .iter()
-            .map(|engine| Ok((engine.name(), engine.prepare(model, options)?)))
+            .map(|engine| {
+                let ready = engine.prepare(model, options)?;
+                Ok((engine.name().to_owned(), ready))
+            })
             .collect::<Result<_, RuntimeError>>()?;
-        Ok(Self {
+        Ok(Self::of(engines, tolerance))
+    }
+
+    /// Of models that are ready, each with what the report calls it.
+    pub fn of(engines: Vec<(String, Box<dyn Runnable>)>, tolerance: f64) -> Self {
+        Self {
             engines,
             tolerance,
             differences: Vec::new(),
-        })
+        }
     }
 
-    /// Runs a batch on every engine and compares.
+    /// Runs a batch on every engine and compares; gives what each said.
     ///
     /// # Errors
     /// An engine that fails, or outputs of other names or shapes.
-    pub fn run(&mut self, case: &Case<'_>) -> Result<(), RuntimeError> {
-        let mut first: Option<Vec<Output>> = None;
+    pub fn run(&mut self, case: &Case<'_>) -> Result<Vec<Vec<Output>>, RuntimeError> {
+        let mut all: Vec<Vec<Output>> = Vec::new();
         for (name, engine) in &mut self.engines {
             let outputs = engine.run(&case.feed)?;
-            match &first {
-                None => first = Some(outputs),
-                Some(expected) => {
-                    let (tolerance, differences) = (self.tolerance, &mut self.differences);
-                    compare(differences, name, case, expected, &outputs, tolerance)?;
-                }
+            if let Some(expected) = all.first() {
+                let (tolerance, differences) = (self.tolerance, &mut self.differences);
+                compare(differences, name, case, expected, &outputs, tolerance)?;
             }
+            all.push(outputs);
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Runs each row of a batch without the others and without padding, and compares with the batch, engine by engine; rows are

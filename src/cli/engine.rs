@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use tcd_export::onnx::OnnxFile;
 use tcd_export::runtime::{Options, Runnable, Runtime};
-use tcd_export::{Head, ModelDir};
+use tcd_export::{Head, ModelDir, WEIGHTS_FILE};
 
 use crate::eval::encode::BatchSize;
 use crate::eval::model::Model;
@@ -46,11 +46,13 @@ impl Engine {
     pub fn runtime(&self) -> Result<Box<dyn Runtime>> {
         if self.runtime.is_none() && !self.model.join(tcd_export::onnx::MODEL_FILE).is_file() {
             // Without an exported file only libtorch reads the model.
-            if let Ok(tch) = runtimes::runtime(Some("tch")) {
+            if let Ok(tch) = runtimes::runtime(Some("tch"))
+                && has_weights(&self.model)
+            {
                 return Ok(tch);
             }
         }
-        let runtime = runtimes::runtime(self.runtime.as_deref()).map_err(anyhow::Error::msg)?;
+        let runtime = chosen(self.runtime.as_deref(), std::slice::from_ref(&self.model))?;
         runtime
             .check()
             .map_err(anyhow::Error::from_boxed)
@@ -84,6 +86,33 @@ impl Engine {
     pub fn row_length(&self, model: &Model) -> usize {
         model.row_length(self.max_length.map(|length| length as usize))
     }
+}
+
+/// Whether libtorch has something to read there.
+pub fn has_weights(model: &Path) -> bool {
+    model.join(WEIGHTS_FILE).is_file()
+}
+
+/// The engine of a name; without one the first that can be used here and reads all the models.
+pub fn chosen(name: Option<&str>, models: &[PathBuf]) -> Result<Box<dyn Runtime>> {
+    let without = models.iter().find(|model| !has_weights(model));
+    if let (Some("tch"), Some(model)) = (name, without)
+        && model.join(tcd_export::onnx::MODEL_FILE).is_file()
+    {
+        bail!(
+            "tch reads `{WEIGHTS_FILE}`, which is not in `{}`; hint: `--runtime ort` or `--runtime tract` runs the ONNX file there",
+            model.display()
+        );
+    }
+    if name.is_none() && without.is_some() {
+        let usable = runtimes::runtimes()
+            .into_iter()
+            .find(|row| row.name() != "tch" && row.check().is_ok());
+        if let Some(row) = usable {
+            return Ok(row);
+        }
+    }
+    runtimes::runtime(name).map_err(anyhow::Error::msg)
 }
 
 /// Outputs a row of a classifier or regressor, as its ONNX file, its weights or its labels tell.

@@ -11,6 +11,7 @@ use clap::Args;
 use serde_json::json;
 use tcd_export::runtime::{Options, Runnable, Runtime};
 
+use super::engine::chosen;
 use super::interrupt::watch_for_ctrl_c;
 use super::progress::Progress;
 use super::{Outcome, note, out};
@@ -23,7 +24,7 @@ use crate::eval::result::{
     self, DataRecord, EncodingRecord, FinetuneRecord, ModelRecord, RESULT_FILE, RuntimeRecord,
     SCHEMA, TaskResult,
 };
-use crate::eval::{run, runtimes};
+use crate::eval::run;
 
 /// Arguments of `tcd eval`.
 ///
@@ -144,7 +145,7 @@ impl Eval {
                 self.model.len()
             );
         }
-        let runtime = runtimes::runtime(self.runtime.as_deref()).map_err(anyhow::Error::msg)?;
+        let runtime = chosen(self.runtime.as_deref(), &self.model)?;
         let version = runtime
             .check()
             .map_err(anyhow::Error::from_boxed)

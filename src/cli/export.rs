@@ -42,7 +42,7 @@ pub struct Export {
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
     /// How rows come to their expert (mixtures of experts).
-    #[arg(long, value_enum, default_value_t = MoeForm::Scattered)]
+    #[arg(long, value_enum, default_value_t = MoeForm::Sorted)]
     moe_form: MoeForm,
     /// Put values into a second file even where one would do.
     #[arg(long)]
@@ -54,7 +54,7 @@ pub struct Export {
 
 /// How weights of matrix products are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Precision {
+pub(super) enum Precision {
     /// As they are.
     F32,
     /// Half the file; computed in f32.
@@ -63,13 +63,23 @@ enum Precision {
     Int8,
 }
 
+impl From<Precision> for onnx::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+            Precision::Int8 => Self::Int8,
+        }
+    }
+}
+
 /// How rows come to their expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum MoeForm {
-    /// Each expert looks for its rows; runs on every engine.
-    Scattered,
-    /// Rows are sorted by expert once; quicker on onnxruntime, not for tract.
+    /// Rows are sorted by expert once, and an expert computes a slice: the quicker one.
     Sorted,
+    /// Each expert looks for its rows; for other programs built on tract, which does not take the slices by itself.
+    Scattered,
 }
 
 impl Export {
@@ -81,11 +91,7 @@ impl Export {
         let options = Options {
             taps: Tap::select(&self.features, layers)?,
             routing: self.routing && model.architecture().experts().is_some(),
-            precision: match self.precision {
-                Precision::F32 => onnx::Precision::F32,
-                Precision::F16 => onnx::Precision::F16,
-                Precision::Int8 => onnx::Precision::Int8,
-            },
+            precision: self.precision.into(),
             moe_form: match self.moe_form {
                 MoeForm::Scattered => onnx::MoeForm::Scattered,
                 MoeForm::Sorted => onnx::MoeForm::Sorted,

@@ -1,5 +1,7 @@
 //! `tcd features`: hidden states of a model on rows of text, token by token, as a features file (`tcd_analysis::features`).
 
+mod outside;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -8,8 +10,9 @@ use clap::Args;
 use tcd_analysis::{FeaturesInfo, FeaturesWriter, Slot};
 use tcd_export::onnx::{self, FEATURES_FILE, MODEL_FILE, OnnxFile};
 use tcd_export::runtime::{Output, Runtime};
-use tcd_export::{Architecture, Head, ModelDir, Tap, WEIGHTS_FILE};
+use tcd_export::{Head, ModelDir, TOKENIZER_FILE, Tap, WEIGHTS_FILE};
 
+use self::outside::{Outside, Sizes, is_outside};
 use super::engine::Engine;
 use super::progress::Progress;
 use super::rows::{Rows, Source};
@@ -29,8 +32,9 @@ use crate::seed::{Stream, rng};
 /// With `--masked` the rows are masked as in pre-training, by a generator made of seed and row number, so that all models of one vocabulary
 /// see the same masks; the log-likelihood of each masked token goes into the file, which `tcd analyze likelihood` reads.
 ///
-/// On onnxruntime and tract the taps come from `features.onnx` beside the model, or from a temporary file where that lacks them. Lines
-/// without text are left out.
+/// On onnxruntime and tract the taps come from `features.onnx` beside the model, or from a temporary file where that lacks them.
+/// Lines without text are left out. A directory of another exporter, with `model.onnx` and no weights, gives what its outputs hold: `last_hidden_state` is the
+/// trunk of the last layer.
 ///
 /// Examples:
 ///   tcd features --model runs/vanilla/model --out vanilla.safetensors text.txt
@@ -65,19 +69,21 @@ pub struct Features {
 
 /// What is taken of a model.
 struct Wanted {
-    taps: Vec<Tap>,
+    /// Each tap with the output that holds it.
+    taps: Vec<(Tap, String)>,
     routing: bool,
     logits: Option<usize>,
+    sizes: Sizes,
     /// Log-likelihood of masked tokens.
     masked: bool,
 }
 
 impl Wanted {
     /// Names of the model's outputs.
-    fn outputs(&self, architecture: &Architecture) -> Vec<String> {
-        let mut names: Vec<String> = self.taps.iter().map(ToString::to_string).collect();
+    fn outputs(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.taps.iter().map(|(_, name)| name.clone()).collect();
         if self.routing {
-            let layers = 0..architecture.num_hidden_layers;
+            let layers = 0..self.sizes.layers;
             names.extend(
                 layers.flat_map(|layer| [format!("expert.{layer}"), format!("gate.{layer}")]),
             );
@@ -88,20 +94,30 @@ impl Wanted {
         names
     }
 
+    /// What an output is called in the features file.
+    fn slot(&self, output: &str) -> String {
+        let tap = self.taps.iter().find(|(_, name)| name == output);
+        match tap {
+            Some((tap, _)) => tap.to_string(),
+            None if output == "logits" => "rows.logits".to_owned(),
+            None => output.to_owned(),
+        }
+    }
+
     /// Tensors of the file.
-    fn slots(&self, architecture: &Architecture, tokens: usize, rows: &Rows) -> Vec<Slot> {
+    fn slots(&self, tokens: usize, rows: &Rows) -> Vec<Slot> {
         let one = [tokens];
         let mut slots: Vec<Slot> = ["input_ids", "row", "position"]
             .map(|name| Slot::ints(name, &one))
             .into();
-        let width = architecture.hidden_size;
+        let width = self.sizes.hidden;
         slots.extend(
             self.taps
                 .iter()
-                .map(|tap| Slot::floats(tap.to_string(), &[tokens, width])),
+                .map(|(tap, _)| Slot::floats(tap.to_string(), &[tokens, width])),
         );
         if self.routing {
-            for layer in 0..architecture.num_hidden_layers {
+            for layer in 0..self.sizes.layers {
                 slots.push(Slot::ints(format!("expert.{layer}"), &one));
                 slots.push(Slot::floats(format!("gate.{layer}"), &one));
             }
@@ -128,37 +144,8 @@ impl Features {
     pub fn run(&self) -> Result<Outcome> {
         let start = Instant::now();
         let model = Model::open(&self.engine.model)?;
-        let weights = ModelDir::open(&self.engine.model)?;
-        let architecture = weights.architecture();
-        let experts = architecture.experts();
-        if self.routing && experts.is_none() {
-            bail!(
-                "`{}` has no experts; hint: leave `--routing` out",
-                model.path.display()
-            );
-        }
-        if self.masked && weights.head() != Head::MaskedLm {
-            bail!(
-                "`{}` has no masked-LM head; hint: `--masked` is for pre-trained models, not for fine-tuned ones",
-                model.path.display()
-            );
-        }
-        let none = self.taps == ["none"];
-        if none && !self.routing && !self.masked {
-            bail!("nothing to take; hint: `--taps none` goes with `--routing` or `--masked`");
-        }
-        let wanted = Wanted {
-            taps: match none {
-                true => Vec::new(),
-                false => Tap::select(&self.taps, architecture.num_hidden_layers)?,
-            },
-            routing: self.routing,
-            logits: match weights.head() {
-                Head::SequenceClassification { labels } => Some(labels),
-                _ => None,
-            },
-            masked: self.masked,
-        };
+        let origin = self.origin()?;
+        let wanted = self.wanted(&origin)?;
         let rows = self.rows()?;
         let max_length = self.engine.row_length(&model);
         let mut set = encode(&model.tokenizer, &rows.examples, max_length)?;
@@ -174,10 +161,14 @@ impl Features {
             false => Vec::new(),
         };
         let runtime = self.engine.runtime()?;
-        let file = self.file(&*runtime, &weights, &wanted)?;
-        let mut session = self
-            .engine
-            .load(&*runtime, &file.path, &wanted.outputs(architecture))?;
+        let file = match &origin {
+            Origin::Weights(weights) => self.file(&*runtime, weights, &wanted)?,
+            Origin::File(outside) => ModelFile {
+                path: outside.path.clone(),
+                temporary: None,
+            },
+        };
+        let mut session = self.engine.load(&*runtime, &file.path, &wanted.outputs())?;
         drop(file);
 
         let mut starts = vec![0];
@@ -185,8 +176,8 @@ impl Features {
             starts.push(starts[starts.len() - 1] + row.ids.len());
         }
         let tokens = starts[set.rows.len()];
-        let info = self.info(&model, &weights, &rows)?;
-        let slots = wanted.slots(architecture, tokens, &rows);
+        let info = self.info(&model, &origin, wanted.sizes, &rows)?;
+        let slots = wanted.slots(tokens, &rows);
         let mut writer = FeaturesWriter::create(&self.out, &info, slots)?;
         fixed(&mut writer, &set, &rows, &starts)?;
         unmasked(&mut writer, &set, &targets, &starts)?;
@@ -199,9 +190,10 @@ impl Features {
             for output in &outputs {
                 if self.masked && output.name == "logits" {
                     likely(&mut writer, output, &set, &batch, &targets, &starts)?;
-                } else {
-                    place(&mut writer, output, &padded, &batch, &set, &starts)?;
+                    continue;
                 }
+                let slot = wanted.slot(&output.name);
+                place(&mut writer, &slot, output, &padded, &batch, &set, &starts)?;
             }
             progress.advance(batch.len());
         }
@@ -243,6 +235,86 @@ impl Features {
         Ok(rows)
     }
 
+    /// The weights, or the ONNX file where there are none.
+    fn origin(&self) -> Result<Origin> {
+        let dir = &self.engine.model;
+        if !is_outside(dir) {
+            return Ok(Origin::Weights(Box::new(ModelDir::open(dir)?)));
+        }
+        let outside = Outside::open(dir, &self.taps)?;
+        outside.note.iter().for_each(|line| note(line));
+        Ok(Origin::File(outside))
+    }
+
+    fn wanted(&self, origin: &Origin) -> Result<Wanted> {
+        let without = || {
+            anyhow::anyhow!(
+                "`{}` has no experts; hint: leave `--routing` out",
+                self.engine.model.display()
+            )
+        };
+        match origin {
+            Origin::Weights(weights) => {
+                let architecture = weights.architecture();
+                if self.routing && architecture.experts().is_none() {
+                    return Err(without());
+                }
+                if self.masked && weights.head() != Head::MaskedLm {
+                    bail!(
+                        "`{}` has no masked-LM head; hint: `--masked` is for pre-trained models, not for fine-tuned ones",
+                        self.engine.model.display()
+                    );
+                }
+                let none = self.taps == ["none"];
+                if none && !self.routing && !self.masked {
+                    bail!(
+                        "nothing to take; hint: `--taps none` goes with `--routing` or `--masked`"
+                    );
+                }
+                let taps = match none {
+                    true => Vec::new(),
+                    false => Tap::select(&self.taps, architecture.num_hidden_layers)?,
+                };
+                Ok(Wanted {
+                    taps: taps.into_iter().map(|tap| (tap, tap.to_string())).collect(),
+                    routing: self.routing,
+                    logits: match weights.head() {
+                        Head::SequenceClassification { labels } => Some(labels),
+                        _ => None,
+                    },
+                    masked: self.masked,
+                    sizes: Sizes {
+                        layers: architecture.num_hidden_layers,
+                        hidden: architecture.hidden_size,
+                        heads: Some(architecture.num_attention_heads),
+                        experts: architecture.experts(),
+                    },
+                })
+            }
+            Origin::File(outside) => {
+                if self.masked {
+                    bail!(
+                        "`--masked` needs the weights, and `{}` has no `{WEIGHTS_FILE}`; hint: give the pre-trained model's directory",
+                        self.engine.model.display()
+                    );
+                }
+                if self.routing {
+                    bail!(
+                        "`--routing` needs the weights, and `{}` has no `{WEIGHTS_FILE}`; hint: leave it out",
+                        self.engine.model.display()
+                    );
+                }
+                Ok(Wanted {
+                    taps: outside.taps.clone(),
+                    routing: false,
+                    logits: outside.classes,
+                    sizes: outside.sizes,
+                    masked: false,
+                })
+            }
+        }
+    }
+
     /// What the engine loads: the directory on libtorch; else a file that has the taps.
     fn file(&self, runtime: &dyn Runtime, model: &ModelDir, wanted: &Wanted) -> Result<ModelFile> {
         let dir = &self.engine.model;
@@ -260,7 +332,7 @@ impl Features {
             false => FEATURES_FILE,
         };
         let path = dir.join(file_name);
-        let names = wanted.outputs(model.architecture());
+        let names = wanted.outputs();
         if let Ok(file) = OnnxFile::open(&path)
             && names
                 .iter()
@@ -275,7 +347,7 @@ impl Features {
         folder.push(format!(".{}.onnx.tmp", std::process::id()));
         let folder = PathBuf::from(folder);
         let options = onnx::Options {
-            taps: wanted.taps.clone(),
+            taps: wanted.taps.iter().map(|(tap, _)| *tap).collect(),
             routing: wanted.routing,
             ..onnx::Options::default()
         };
@@ -291,21 +363,31 @@ impl Features {
         Ok(temporary)
     }
 
-    fn info(&self, model: &Model, weights: &ModelDir, rows: &Rows) -> Result<FeaturesInfo> {
-        let recorded = weights.record().map(|record| record.weights_blake3.clone());
-        let tokenizer = weights.tokenizer_file()?;
-        let bytes = std::fs::read(&tokenizer)
-            .with_context(|| format!("cannot read `{}`", tokenizer.display()))?;
+    fn info(
+        &self,
+        model: &Model,
+        origin: &Origin,
+        sizes: Sizes,
+        rows: &Rows,
+    ) -> Result<FeaturesInfo> {
+        let recorded = match origin {
+            Origin::Weights(weights) => weights
+                .record()
+                .map(|record| record.weights_blake3.clone())
+                .map_or_else(|| weights.weights_hash(), Ok)
+                .with_context(|| format!("cannot read `{WEIGHTS_FILE}`"))?,
+            Origin::File(outside) => blake3::Hasher::new()
+                .update_mmap_rayon(&outside.path)
+                .with_context(|| format!("cannot read `{}`", outside.path.display()))?
+                .finalize()
+                .to_hex()
+                .to_string(),
+        };
         Ok(FeaturesInfo {
             command: std::env::args().collect::<Vec<_>>().join(" "),
             model: model.path.display().to_string(),
-            model_blake3: match recorded {
-                Some(hash) => hash,
-                None => weights
-                    .weights_hash()
-                    .with_context(|| format!("cannot read `{WEIGHTS_FILE}`"))?,
-            },
-            tokenizer_blake3: blake3::hash(&bytes).to_hex().to_string(),
+            model_blake3: recorded,
+            tokenizer_blake3: tokenizer_hash(&model.path)?,
             data: rows.name.clone(),
             data_blake3: rows.hash.clone(),
             special_ids: model
@@ -317,10 +399,30 @@ impl Features {
                 .collect(),
             task: rows.task.map(|task| task.name.to_owned()),
             labels: rows.task.map(|task| task.label_names()).unwrap_or_default(),
-            num_experts: weights.architecture().experts(),
-            num_heads: Some(weights.architecture().num_attention_heads),
+            num_experts: sizes.experts,
+            num_heads: sizes.heads,
         })
     }
+}
+
+/// BLAKE3 of the tokenizer's file.
+fn tokenizer_hash(dir: &std::path::Path) -> Result<String> {
+    let file = [TOKENIZER_FILE, "vocab.txt"]
+        .map(|name| dir.join(name))
+        .into_iter()
+        .find(|file| file.is_file())
+        .with_context(|| format!("no `{TOKENIZER_FILE}` in `{}`", dir.display()))?;
+    let bytes =
+        std::fs::read(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
+}
+
+/// Where hidden states come from.
+enum Origin {
+    /// A directory with weights, from which any tap can be exported.
+    Weights(Box<ModelDir>),
+    /// An ONNX file that is all there is.
+    File(Outside),
 }
 
 /// A file that an engine loads.
@@ -439,18 +541,19 @@ fn likely(
 /// Brings an output of a batch to its rows' places in the file, without padding.
 fn place(
     writer: &mut FeaturesWriter,
+    name: &str,
     output: &Output,
     padded: &Padded,
     batch: &[usize],
     set: &EncodedSet,
     starts: &[usize],
 ) -> Result<()> {
-    let (name, s) = (&output.name, padded.sequence);
+    let s = padded.sequence;
     let per_row = output.values.len() / batch.len().max(1);
     for (values, &row) in output.values.chunks_exact(per_row.max(1)).zip(batch) {
         let length = set.rows[row].ids.len();
         match output.shape.as_slice() {
-            _ if name == "logits" => writer.floats("rows.logits", row, values)?,
+            _ if name == "rows.logits" => writer.floats(name, row, values)?,
             // Heads side by side.
             [_, heads, _, size] => {
                 let (heads, size) = (*heads, *size);
@@ -628,7 +731,7 @@ mod tests {
                 shape,
                 values,
             };
-            place(&mut writer, &output, &padded, &batch, &set, &starts).unwrap();
+            place(&mut writer, name, &output, &padded, &batch, &set, &starts).unwrap();
         }
         writer.finish().unwrap();
         assert!(FeaturesFile::open(&path).is_ok());

@@ -1,4 +1,6 @@
-//! `tcd parity`: the same rows through several engines.
+//! `tcd parity`: the same rows through several engines, or through several files of one model.
+
+mod against;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,8 +11,9 @@ use serde_json::json;
 use tcd_export::onnx;
 use tcd_export::parity::{Case, Contest, Difference, Load};
 use tcd_export::runtime::{Options, Runtime};
-use tcd_export::{Architecture, ModelDir};
+use tcd_export::{Architecture, ModelDir, WEIGHTS_FILE};
 
+use super::engine::has_weights;
 use super::progress::Progress;
 use super::rows::Source;
 use super::{Outcome, note, out};
@@ -25,9 +28,14 @@ use crate::eval::runtimes;
 /// one position and all, more padding than needed, and rows alone against rows in a batch; of a mixture it counts the tokens
 /// that each expert of each layer gets. Exit code 1 where a difference is beyond the tolerance or an expert was not reached.
 ///
+/// With `--against` it is one engine and several files of one model: how far those of smaller precision are from the model's own,
+/// which predictions flip and, on a GLUE split, what they cost in score.
+///
 /// Examples:
 ///   tcd parity --model runs/sst2/best --task SST-2 --data glue
 ///   tcd parity --model runs/moe/model --with ort,tract --tolerance 1e-4 sentences.txt
+///   tcd export --model runs/sst2/best --precision int8 --out runs/sst2/int8
+///   tcd parity --model runs/sst2/best --against runs/sst2/int8 --with ort --task SST-2 --data glue
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct Parity {
@@ -36,12 +44,16 @@ pub struct Parity {
     model: PathBuf,
     #[command(flatten)]
     source: Source,
-    /// Engines, the one first that the others are held against. Default: all that can be used here.
+    /// Engines, at least two, the one first that the others are held against. Default: all that can be used here. With
+    /// `--against` the first of them alone.
     #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "ENGINE")]
     with: Vec<String>,
-    /// Largest difference allowed, absolute.
-    #[arg(long, default_value_t = 1e-4, value_name = "X")]
-    tolerance: f64,
+    /// Other files of the same model, or directories of them, to hold against its own on one engine.
+    #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "DIR")]
+    against: Vec<PathBuf>,
+    /// Largest difference allowed, absolute. Default: 1e-4; with `--against` any, and differences are told only.
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f64>,
     /// Take the first rows only.
     #[arg(long, value_name = "N")]
     rows: Option<usize>,
@@ -74,18 +86,22 @@ impl Named {
 impl Parity {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
-        if self.tolerance.is_nan() || self.tolerance < 0.0 {
-            bail!("`--tolerance` is {}, must be at least 0", self.tolerance);
+        let tolerance = self.tolerance();
+        if tolerance.is_nan() || tolerance < 0.0 {
+            bail!("`--tolerance` is {tolerance}, must be at least 0");
         }
         let start = Instant::now();
         let model = Model::open(&self.model)?;
         let engines = self.engines()?;
+        if !self.against.is_empty() {
+            return self.files(&*engines[0], &model, start);
+        }
         let mut examples = self.source.read()?.examples;
         examples.truncate(self.rows.unwrap_or(usize::MAX));
         let set = encode(&model.tokenizer, &examples, model.row_length(None))?;
         let options = self.options();
         let rows: Vec<&dyn Runtime> = engines.iter().map(|engine| &**engine).collect();
-        let mut contest = Contest::new(&rows, &self.model, &options, self.tolerance)
+        let mut contest = Contest::new(&rows, &self.model, &options, tolerance)
             .map_err(anyhow::Error::from_boxed)?;
         let progress = Progress::new("parity", "rows", set.rows.len());
         let failed = |name: &str| format!("an engine failed: {name}");
@@ -133,6 +149,15 @@ impl Parity {
         self.report(&engines, &differences, load.as_ref(), set.rows.len(), start)
     }
 
+    fn tolerance(&self) -> f64 {
+        let usual = if self.against.is_empty() {
+            1e-4
+        } else {
+            f64::INFINITY
+        };
+        self.tolerance.unwrap_or(usual)
+    }
+
     fn options(&self) -> Options {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         Options {
@@ -142,9 +167,21 @@ impl Parity {
     }
 
     fn engines(&self) -> Result<Vec<Box<dyn Runtime>>> {
+        // Files are compared on an engine for files.
+        let files = !self.against.is_empty();
+        let weights = has_weights(&self.model);
         let mut chosen = Vec::new();
         if self.with.is_empty() {
             for engine in runtimes::runtimes() {
+                if engine.name() == "tch" && (files || !weights) {
+                    if !files {
+                        note(&format!(
+                            "tch is left out: `{}` has no `{WEIGHTS_FILE}`",
+                            self.model.display()
+                        ));
+                    }
+                    continue;
+                }
                 match engine.check() {
                     Ok(_) => chosen.push(engine),
                     Err(error) => note(&format!("{} is left out: {error}", engine.name())),
@@ -156,13 +193,24 @@ impl Parity {
             engine.check().map_err(anyhow::Error::from_boxed)?;
             chosen.push(engine);
         }
-        if chosen.is_empty() {
+        let Some(first) = chosen.first() else {
             bail!("no engine can be used here; hint: `tcd doctor` tells what is missing");
+        };
+        if files && first.name() == "tch" {
+            bail!(
+                "`--against` compares ONNX files, which tch does not read; hint: `--with ort` or `--with tract`"
+            );
         }
-        if chosen.len() == 1 {
+        if !files && chosen.len() == 1 && !self.with.is_empty() {
+            bail!(
+                "at least two engines are needed, and `--with {}` names one; hint: `--with {0},tract` or no `--with` at all, or `--against` for another file on the same engine",
+                first.name()
+            );
+        }
+        if !files && chosen.len() == 1 {
             note(&format!(
                 "only {} can be used here: rows are compared with themselves alone; hint: `tcd doctor` tells what is missing",
-                chosen[0].name()
+                first.name()
             ));
         }
         Ok(chosen)
@@ -227,33 +275,7 @@ impl Parity {
     ) -> Result<Outcome> {
         let mut good = true;
         for row in differences {
-            let holds = row.holds(self.tolerance);
-            good &= holds;
-            out(&format!(
-                "{} {} {}: max {:.2e}, mean {:.2e} over {} values{}",
-                if holds { "ok  " } else { "FAIL" },
-                row.engine,
-                row.output,
-                row.max,
-                row.mean,
-                row.values,
-                match row.predictions {
-                    0 => String::new(),
-                    all => format!("; {} of {all} predictions flip", row.flipped),
-                }
-            ));
-            if let Some(place) = &row.first {
-                out(&format!(
-                    "       first beyond {:e}: {} at {:?}: {}, expected {}",
-                    self.tolerance, place.batch, place.index, place.got, place.expected
-                ));
-            }
-            for flip in &row.flips {
-                out(&format!(
-                    "       flip: {} at {:?}: {} in place of {}, margin {:.1e}",
-                    flip.batch, flip.index, flip.got, flip.expected, flip.margin
-                ));
-            }
+            good &= show(row, self.tolerance());
         }
         if let Some(load) = load {
             let unreached = load.unreached();
@@ -273,7 +295,7 @@ impl Parity {
         let names: Vec<&str> = engines.iter().map(|engine| engine.name()).collect();
         if let Some(path) = &self.json {
             let report = json!({
-                "model": self.model, "engines": names, "rows": rows, "tolerance": self.tolerance,
+                "model": self.model, "engines": names, "rows": rows, "tolerance": self.tolerance(),
                 "holds": good, "differences": differences, "experts": load,
             });
             std::fs::write(path, format!("{report:#}\n"))
@@ -295,6 +317,41 @@ impl Parity {
             Outcome::CheckFailed
         })
     }
+}
+
+/// Says how an output differs; whether it holds.
+fn show(row: &Difference, tolerance: f64) -> bool {
+    let holds = row.holds(tolerance);
+    out(&format!(
+        "{} {} {}: max {:.2e}, mean {:.2e} over {} values{}",
+        match holds {
+            true if tolerance.is_infinite() => "    ",
+            true => "ok  ",
+            false => "FAIL",
+        },
+        row.engine,
+        row.output,
+        row.max,
+        row.mean,
+        row.values,
+        match row.predictions {
+            0 => String::new(),
+            all => format!("; {} of {all} predictions flip", row.flipped),
+        }
+    ));
+    if let Some(place) = &row.first {
+        out(&format!(
+            "       first beyond {tolerance:e}: {} at {:?}: {}, expected {}",
+            place.batch, place.index, place.got, place.expected
+        ));
+    }
+    for flip in &row.flips {
+        out(&format!(
+            "       flip: {} at {:?}: {} in place of {}, margin {:.1e}",
+            flip.batch, flip.index, flip.got, flip.expected, flip.margin
+        ));
+    }
+    holds
 }
 
 fn has_capacity(architecture: &Architecture) -> bool {

@@ -8,6 +8,7 @@ mod analyze;
 mod common;
 mod data;
 mod onnx;
+mod outside;
 
 #[cfg(feature = "train")]
 mod distillation;

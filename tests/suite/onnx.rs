@@ -13,16 +13,16 @@ const VOCABULARY: &str =
     "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\na\ncat\ndog\nsees\nruns\nsleeps\nred\nblue\nhouse\n";
 const ROWS: &str = "the cat sleeps\na red dog runs\tthe blue house sleeps\n\nthe dog sees a cat a dog a house a cat a dog the red house\nblue blue blue\n";
 
-fn tcd() -> Command {
+pub fn tcd() -> Command {
     Command::new(env!("CARGO_BIN_EXE_tcd"))
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs with this exit code.
-fn ends(command: &mut Command, code: i32) -> Output {
+pub fn ends(command: &mut Command, code: i32) -> Output {
     let output = command.output().unwrap();
     assert_eq!(
         output.status.code(),
@@ -35,7 +35,7 @@ fn ends(command: &mut Command, code: i32) -> Output {
 }
 
 /// A model directory of random weights.
-fn model(root: &Path, experts: Option<usize>, labels: &[&str]) -> PathBuf {
+pub fn model(root: &Path, experts: Option<usize>, labels: &[&str]) -> PathBuf {
     let path = root.join(format!("model-{}-{}", experts.unwrap_or(0), labels.len()));
     let config = ModelConfig {
         max_position_embeddings: 16,
@@ -77,12 +77,12 @@ fn model(root: &Path, experts: Option<usize>, labels: &[&str]) -> PathBuf {
     path
 }
 
-fn export(model: &Path, more: &[&str]) {
+pub fn export(model: &Path, more: &[&str]) {
     ends(tcd().arg("export").arg("--model").arg(model).args(more), 0);
 }
 
 /// The engines for ONNX files that can be used here.
-fn engines() -> Vec<&'static str> {
+pub fn engines() -> Vec<&'static str> {
     let output = ends(tcd().args(["doctor", "--json"]), 0);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let rows = report["checks"].as_array().unwrap();
@@ -298,6 +298,9 @@ fn masked_tokens_have_a_log_likelihood_and_masks_depend_on_seed_and_row_alone() 
 
 #[test]
 fn engines_agree_and_a_tolerance_of_nothing_fails() {
+    if engines().len() < 2 {
+        return;
+    }
     let root = tempfile::tempdir().unwrap();
     let dir = model(root.path(), Some(2), &["no", "yes"]);
     export(&dir, &[]);
@@ -342,14 +345,12 @@ fn engines_agree_and_a_tolerance_of_nothing_fails() {
             .to_string_lossy()
             .contains("tmp"))
     );
-    if engines().len() > 1 {
-        let output = ends(&mut parity(&["--tolerance", "0"]), 1);
-        assert!(
-            text(&output.stdout).contains("first beyond"),
-            "{}",
-            text(&output.stdout)
-        );
-    }
+    let output = ends(&mut parity(&["--tolerance", "0"]), 1);
+    assert!(
+        text(&output.stdout).contains("first beyond"),
+        "{}",
+        text(&output.stdout)
+    );
     // One row cannot reach both experts of both layers by itself, and says so.
     let output = parity(&["--rows", "1"]).output().unwrap();
     assert!([Some(0), Some(1)].contains(&output.status.code()));

@@ -15,17 +15,17 @@ use super::proto::DataType;
 /// How rows come to their expert and back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MoeForm {
-    /// An expert looks for its rows, gathers them and writes its results to their places; for every engine.
+    /// Rows are brought into the order of their experts once, and an expert computes a slice. The engines of this program run it;
+    /// tract 0.23.9 by itself does not.
     #[default]
-    Scattered,
-    /// Rows are brought into the order of their experts once, and an expert computes a slice; quicker on onnxruntime, while tract
-    /// 0.23.9 does not take it.
     Sorted,
+    /// An expert looks for its rows, gathers them and writes its results to their places; for every engine.
+    Scattered,
 }
 
 impl MoeForm {
     /// All forms.
-    pub const ALL: [MoeForm; 2] = [MoeForm::Scattered, MoeForm::Sorted];
+    pub const ALL: [MoeForm; 2] = [MoeForm::Sorted, MoeForm::Scattered];
 
     /// Its name on the command line and in metadata.
     pub fn name(self) -> &'static str {

@@ -10,7 +10,7 @@ use crate::onnx::OnnxFile;
 use crate::onnx::proto::DataType;
 use crate::onnx::read::Port;
 
-use super::{Feed, Options, RuntimeError};
+use super::{Feed, Options, Output, RuntimeError};
 
 /// What goes wrong with a model on an engine.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,9 @@ pub enum EngineError {
         hint: &'static str,
     },
     /// The engine fails on a batch.
-    #[error("{engine} failed on a batch of {batch} rows and {sequence} positions: {why}")]
+    #[error(
+        "{engine} failed on a batch of {batch} rows and {sequence} positions: {why}; hint: another engine may take the file, `--runtime` names it"
+    )]
     Run {
         /// The engine.
         engine: &'static str,
@@ -142,8 +144,12 @@ pub struct Signature {
     pub vocabulary: Option<usize>,
     /// Whether a row's result depends on the rest of its batch, so that a batch must not be cut into parts.
     pub undivided: bool,
-    /// Whether experts are in the form that tract does not take.
+    /// Whether experts compute slices of sorted rows, as the metadata tell.
     pub sorted: bool,
+    /// Experts a layer, 0 in a vanilla model, as the metadata tell.
+    pub experts: usize,
+    /// Whether this program wrote the file, so that every output has an entry for each row.
+    pub own: bool,
 }
 
 impl Signature {
@@ -179,6 +185,11 @@ impl Signature {
             vocabulary: file.vocab_size(),
             undivided: file.own("capacity_factor").is_some(),
             sorted: file.own("moe_form") == Some("sorted"),
+            experts: file
+                .own("experts")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0),
+            own: file.own("head").is_some(),
             path: file.path,
         })
     }
@@ -240,6 +251,67 @@ fn input(path: &Path, port: &Port) -> Result<(Input, bool), EngineError> {
             format!(" of type {kind:?}")
         }))),
     }
+}
+
+/// Cuts a batch into parts of whole rows, one for each worker, runs each on a thread of its own and puts the outputs together.
+///
+/// # Errors
+/// What the first part that fails says.
+pub fn spread<W: Send>(
+    workers: &mut [W],
+    feed: &Feed<'_>,
+    run: impl Fn(&mut W, &Feed<'_>) -> Result<Vec<Output>, String> + Sync,
+) -> Result<Vec<Output>, String> {
+    let parts = parts(feed, workers.len());
+    if let ([only], [worker, ..]) = (parts.as_slice(), &mut *workers) {
+        return run(worker, only);
+    }
+    let run = &run;
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = workers
+            .iter_mut()
+            .zip(&parts)
+            .map(|(worker, part)| scope.spawn(move || run(worker, part)))
+            .collect();
+        let ended = |_| Err("a thread ended".to_owned());
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(ended))
+            .collect()
+    });
+    let mut whole: Vec<Output> = Vec::new();
+    for part in results {
+        let part = part?;
+        if whole.is_empty() {
+            whole = part;
+            continue;
+        }
+        for (all, more) in whole.iter_mut().zip(part) {
+            all.shape[0] += more.shape.first().copied().unwrap_or(0);
+            all.values.extend(more.values);
+        }
+    }
+    Ok(whole)
+}
+
+/// A batch cut into at most so many parts of whole rows.
+fn parts<'a>(feed: &Feed<'a>, most: usize) -> Vec<Feed<'a>> {
+    let rows = feed.batch.div_ceil(most.clamp(1, feed.batch));
+    let step = rows * feed.sequence;
+    let chunks = feed
+        .input_ids
+        .chunks(step)
+        .zip(feed.attention_mask.chunks(step));
+    chunks
+        .zip(feed.token_type_ids.chunks(step))
+        .map(|((input_ids, attention_mask), token_type_ids)| Feed {
+            batch: input_ids.len() / feed.sequence,
+            sequence: feed.sequence,
+            input_ids,
+            attention_mask,
+            token_type_ids,
+        })
+        .collect()
 }
 
 thread_local! {

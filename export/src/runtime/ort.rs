@@ -1,7 +1,11 @@
 //! onnxruntime, through a library that is found when the program runs.
 //!
-//! One environment serves the whole process, so the first library that loads stays. Sessions use every optimisation and as many
-//! threads as asked for.
+//! One environment serves the whole process, so the first library that loads stays. Sessions use every optimisation.
+//!
+//! With several threads a model of moderate size gets as many sessions of one thread, each of which computes a part of a batch, in
+//! whole rows: onnxruntime's own threads share the work of each operator and wait for each other after it, which for small models,
+//! and for mixtures most of all, costs more than it saves. A batch of fewer rows, or one that must not be cut, goes to a session
+//! with all threads inside.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -12,10 +16,12 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorElementType, TensorRef};
 
-use super::common::{EngineError, Signature};
+use super::common::{EngineError, Signature, spread};
 use super::{Feed, Options, Output, Runnable, Runtime, RuntimeError};
 
 const ENGINE: &str = "ort";
+/// Bytes of a model up to which every thread gets a session, and so a copy, of its own.
+const DIVIDED: u64 = 512 << 20;
 
 /// The engine onnxruntime.
 #[derive(Clone, Debug)]
@@ -95,50 +101,69 @@ impl Runtime for Ort {
             why,
             hint: "try `--runtime tract`, or export the model again",
         };
-        let session = session(&environment, &signature.path, options.threads)
-            .map_err(|error| load(error.to_string()))?;
-        let mut selector = OutputSelector::no_default();
-        for name in &signature.outputs {
-            selector = selector.with(name);
-        }
-        let run_options = RunOptions::new()
-            .map_err(|error| load(error.to_string()))?
-            .with_outputs(selector);
+        let threads = options.threads.max(1);
+        let bytes = file_bytes(&signature.path);
+        let divided = signature.own && !signature.undivided && bytes <= DIVIDED;
+        let many = if divided { threads } else { 1 };
+        let inside = if divided { 1 } else { threads };
+        let (environment, signature) = (&environment, &signature);
+        let workers = std::thread::scope(|scope| {
+            let make = || Worker::new(environment, signature, inside);
+            let threads: Vec<_> = (0..many).map(|_| scope.spawn(make)).collect();
+            threads
+                .into_iter()
+                .map(|thread| match thread.join() {
+                    Ok(worker) => worker.map_err(|error| error.to_string()),
+                    Err(_) => Err("a thread ended".to_owned()),
+                })
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .map_err(load)?;
         Ok(Box::new(OrtModel {
-            signature,
-            session,
-            options: run_options,
+            signature: signature.clone(),
+            environment: environment.clone(),
+            threads,
+            workers,
+            whole: None,
         }))
     }
 }
 
-fn session(environment: &Environment, path: &Path, threads: usize) -> ort::Result<Session> {
-    Session::builder(environment)?
-        .with_log_level(ort::logging::LogLevel::Error)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
-        .with_intra_threads(threads.max(1))?
-        .commit_from_file(path)
+/// Bytes of a model and its second file.
+fn file_bytes(path: &Path) -> u64 {
+    let mut data = path.as_os_str().to_owned();
+    data.push(crate::onnx::DATA_SUFFIX);
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    size(path) + size(Path::new(&data))
 }
 
-struct OrtModel {
-    signature: Signature,
+/// A session, and which outputs it computes.
+struct Worker {
     session: Session,
     options: RunOptions<ort::session::HasSelectedOutputs>,
 }
 
-impl Runnable for OrtModel {
-    fn run(&mut self, feed: &Feed<'_>) -> Result<Vec<Output>, RuntimeError> {
-        self.signature.check(feed)?;
-        let (batch, sequence) = (feed.batch, feed.sequence);
-        let fail = |why: String| EngineError::Run {
-            engine: ENGINE,
-            batch,
-            sequence,
-            why,
-        };
-        let shape = [batch, sequence];
+impl Worker {
+    fn new(environment: &Environment, signature: &Signature, threads: usize) -> ort::Result<Self> {
+        let session = Session::builder(environment)?
+            .with_log_level(ort::logging::LogLevel::Error)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(threads)?
+            .commit_from_file(&signature.path)?;
+        let mut selector = OutputSelector::no_default();
+        for name in &signature.outputs {
+            selector = selector.with(name);
+        }
+        let options = RunOptions::new()?.with_outputs(selector);
+        Ok(Self { session, options })
+    }
+
+    /// One batch.
+    fn run(&mut self, signature: &Signature, feed: &Feed<'_>) -> Result<Vec<Output>, String> {
+        let text = |error: ort::Error| error.to_string();
+        let shape = [feed.batch, feed.sequence];
         let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
-        for (input, narrow) in &self.signature.inputs {
+        for (input, narrow) in &signature.inputs {
             let values = input.of(feed);
             let value = if *narrow {
                 let values: Vec<i32> = values
@@ -149,23 +174,56 @@ impl Runnable for OrtModel {
             } else {
                 TensorRef::from_array_view((shape, values)).map(SessionInputValue::from)
             };
-            inputs.push((
-                input.name().into(),
-                value.map_err(|error| fail(error.to_string()))?,
-            ));
+            inputs.push((input.name().into(), value.map_err(text)?));
         }
         let outputs = self
             .session
             .run_with_options(inputs, &self.options)
-            .map_err(|error| fail(error.to_string()))?;
+            .map_err(text)?;
         let mut results = Vec::new();
-        for name in &self.signature.outputs {
+        for name in &signature.outputs {
             let value = outputs
                 .get(name)
-                .ok_or_else(|| fail(format!("no output `{name}`")))?;
-            results.push(output(name, value).map_err(fail)?);
+                .ok_or_else(|| format!("no output `{name}`"))?;
+            results.push(output(name, value)?);
         }
         Ok(results)
+    }
+}
+
+struct OrtModel {
+    signature: Signature,
+    environment: Environment,
+    threads: usize,
+    /// For parts of a batch, or a single one for all of it.
+    workers: Vec<Worker>,
+    /// With all threads inside, made when a batch first needs it.
+    whole: Option<Worker>,
+}
+
+impl Runnable for OrtModel {
+    fn run(&mut self, feed: &Feed<'_>) -> Result<Vec<Output>, RuntimeError> {
+        self.signature.check(feed)?;
+        let fail = |why: String| EngineError::Run {
+            engine: ENGINE,
+            batch: feed.batch,
+            sequence: feed.sequence,
+            why,
+        };
+        let signature = &self.signature;
+        let few = feed.batch < self.workers.len();
+        // An expert's few rows are no work for several threads.
+        if few && signature.experts == 0 {
+            let worker = match self.whole.take() {
+                Some(worker) => worker,
+                None => Worker::new(&self.environment, signature, self.threads)
+                    .map_err(|error| fail(error.to_string()))?,
+            };
+            let worker = self.whole.insert(worker);
+            return Ok(worker.run(signature, feed).map_err(fail)?);
+        }
+        let part = |worker: &mut Worker, feed: &Feed<'_>| worker.run(signature, feed);
+        Ok(spread(&mut self.workers, feed, part).map_err(fail)?)
     }
 }
 

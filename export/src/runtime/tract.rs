@@ -2,13 +2,23 @@
 //!
 //! tract computes on one thread. With several, a batch is cut into as many parts of whole rows, each computed by its own thread
 //! over the same weights.
+//!
+//! Blocks of sorted experts are found in the graph ([`find`]) and computed by an operator of their own ([`experts`]); what else
+//! tract lacks for that form is in [`rows`].
+
+mod experts;
+mod find;
+mod rows;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use tract_onnx::pb::TensorProto;
 use tract_onnx::prelude::*;
+use tract_onnx::tensor::load_tensor;
+use tract_onnx::tract_hir::internal::{Framework, format_err};
 
-use super::common::{EngineError, Signature, guarded};
+use super::common::{EngineError, Signature, guarded, spread};
 use super::{Feed, Options, Output, Runnable, Runtime, RuntimeError};
 
 const ENGINE: &str = "tract";
@@ -28,22 +38,17 @@ impl Runtime for Tract {
 
     fn prepare(&self, dir: &Path, options: &Options) -> Result<Box<dyn Runnable>, RuntimeError> {
         let signature = Signature::read(dir, options)?;
-        if signature.sorted {
-            return Err(EngineError::Load {
-                engine: ENGINE,
-                path: signature.path,
-                why: "its experts are in the form `sorted`".to_owned(),
-                hint: "use `--runtime ort`, or export with `--moe-form scattered`",
-            }
-            .into());
-        }
         let plan =
             guarded(|| load(&signature).map_err(|error| format!("{error:#}"))).map_err(|why| {
                 EngineError::Load {
                     engine: ENGINE,
                     path: signature.path.clone(),
                     why,
-                    hint: "try `--runtime ort`, or export the model again",
+                    hint: if signature.sorted {
+                        "try `--runtime ort`, or export with `--moe-form scattered`"
+                    } else {
+                        "try `--runtime ort`, or export the model again"
+                    },
                 }
             })?;
         Ok(Box::new(TractModel {
@@ -55,7 +60,22 @@ impl Runtime for Tract {
 }
 
 fn load(signature: &Signature) -> TractResult<Arc<TypedRunnableModel>> {
-    let mut model = tract_onnx::onnx().model_for_path(&signature.path)?;
+    let mut onnx = tract_onnx::onnx();
+    onnx.op_register.insert(find::EXPERTS, experts::build);
+    onnx.op_register.insert(find::ROWS, rows::build);
+    onnx.op_register.insert(find::ZEROS, rows::build);
+    let mut file = onnx.proto_model_for_path(&signature.path)?;
+    let folder = signature.path.parent().and_then(Path::to_str);
+    if let Some(graph) = file.graph.as_mut() {
+        let load = |row: &TensorProto| load_tensor(&*onnx.provider, row, folder).ok();
+        find::replace(graph, &load);
+    }
+    let parsed = onnx.parse(&file, folder)?;
+    drop(file);
+    if let Some(name) = parsed.unresolved_inputs.first() {
+        return Err(format_err!("no operator gives `{name}`"));
+    }
+    let mut model = parsed.model;
     let axes =
         [model.symbols.sym("batch"), model.symbols.sym("sequence")].map(|symbol| symbol.to_dim());
     for (index, (_, narrow)) in signature.inputs.iter().enumerate() {
@@ -84,66 +104,20 @@ impl Runnable for TractModel {
         } else {
             self.threads
         };
-        let parts = parts(feed, threads);
-        let run = |feed: &Feed<'_>| {
-            guarded(|| run(&self.plan, &self.signature, feed).map_err(|error| format!("{error:#}")))
+        let (plan, signature) = (&self.plan, &self.signature);
+        let run = |_: &mut (), feed: &Feed<'_>| {
+            guarded(|| run(plan, signature, feed).map_err(|error| format!("{error:#}")))
         };
-        let results: Vec<_> = if let [only] = parts.as_slice() {
-            vec![run(only)]
-        } else {
-            std::thread::scope(|scope| {
-                let workers: Vec<_> = parts.iter().map(|part| scope.spawn(|| run(part))).collect();
-                workers
-                    .into_iter()
-                    .map(|worker| {
-                        worker
-                            .join()
-                            .unwrap_or_else(|_| Err("a thread ended".to_owned()))
-                    })
-                    .collect()
-            })
-        };
-        let (batch, sequence) = (feed.batch, feed.sequence);
-        let fail = |why: String| EngineError::Run {
-            engine: ENGINE,
-            batch,
-            sequence,
-            why,
-        };
-        let mut whole: Vec<Output> = Vec::new();
-        for part in results {
-            let part = part.map_err(fail)?;
-            if whole.is_empty() {
-                whole = part;
-                continue;
+        spread(&mut vec![(); threads], feed, run).map_err(|why| {
+            EngineError::Run {
+                engine: ENGINE,
+                batch: feed.batch,
+                sequence: feed.sequence,
+                why,
             }
-            for (all, more) in whole.iter_mut().zip(part) {
-                all.shape[0] += more.shape.first().copied().unwrap_or(0);
-                all.values.extend(more.values);
-            }
-        }
-        Ok(whole)
-    }
-}
-
-/// A batch cut into at most so many parts of whole rows.
-fn parts<'a>(feed: &Feed<'a>, threads: usize) -> Vec<Feed<'a>> {
-    let rows = feed.batch.div_ceil(threads.min(feed.batch));
-    let step = rows * feed.sequence;
-    let chunks = feed
-        .input_ids
-        .chunks(step)
-        .zip(feed.attention_mask.chunks(step));
-    chunks
-        .zip(feed.token_type_ids.chunks(step))
-        .map(|((input_ids, attention_mask), token_type_ids)| Feed {
-            batch: input_ids.len() / feed.sequence,
-            sequence: feed.sequence,
-            input_ids,
-            attention_mask,
-            token_type_ids,
+            .into()
         })
-        .collect()
+    }
 }
 
 fn run(

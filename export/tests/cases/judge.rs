@@ -67,7 +67,7 @@ fn the_checker_of_the_onnx_project_agrees() {
         }
     }
     for precision in [Precision::F32, Precision::Int8] {
-        let moe_form = MoeForm::Sorted;
+        let moe_form = MoeForm::Scattered;
         let options = Options {
             precision,
             moe_form,

@@ -4,17 +4,20 @@
 //! over the experts. In every round each contestant runs once in its own process; figures are medians over all passes, and a
 //! ratio has its range over the rounds ([`super::stats`]).
 
+mod table;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use self::table::{Entry, Heat, Line, Target, absolute, markdown, seconds};
 use super::peers::{self, Python, output_of};
 use super::sample::last_object;
-use super::stats::{Ratio, pooled_median, ratio};
+use super::stats::{pooled_median, ratio};
 
 /// The options of `bench eval`.
 #[derive(Debug, Args)]
@@ -25,7 +28,10 @@ pub struct Eval {
     /// Threads of every contestant.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
-    /// Measure only these, by name (`l4-h128`, `l6-h384`, `experts`).
+    /// Rows of a task, from its first.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    rows: u32,
+    /// Measure only these, by name (`l4-h128`, `l6-h384`, `experts`, `precision`, `export`).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Folder of the GLUE data, with SST-2 and MNLI.
@@ -45,61 +51,22 @@ pub struct Eval {
     no_torch: bool,
 }
 
-/// What every contestant prints.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-struct Line {
-    #[serde(default)]
-    rows: u64,
-    load_seconds: f64,
-    #[serde(default)]
-    first_seconds: f64,
-    #[serde(default)]
-    encode_seconds: Vec<f64>,
-    run_seconds: Vec<f64>,
-}
-
-impl Line {
-    /// Tokenizing and running together, pass by pass.
-    fn whole(&self) -> Vec<f64> {
-        if self.encode_seconds.is_empty() {
-            return self.run_seconds.clone();
-        }
-        self.encode_seconds
-            .iter()
-            .zip(&self.run_seconds)
-            .map(|pair| pair.0 + pair.1)
-            .collect()
-    }
-}
-
-/// One contestant's rounds.
-#[derive(Clone, Debug, Serialize)]
-struct Entry {
-    name: String,
-    lines: Vec<Line>,
-}
-
-/// A ratio and what is wanted of it.
-#[derive(Clone, Debug, Serialize)]
-struct Verdict {
-    what: String,
-    ratio: Ratio,
-    target: String,
-    met: bool,
-}
-
-/// Everything about one model and data set.
-#[derive(Clone, Debug, Serialize)]
-struct Heat {
-    title: String,
-    entries: Vec<Entry>,
-    verdicts: Vec<Verdict>,
-}
-
 const MODELS: [(&str, u32, u32); 2] = [("l4-h128", 4, 128), ("l6-h384", 6, 384)];
 const TASKS: [(&str, u32, &str); 2] =
     [("SST-2", 2, "sentence"), ("MNLI", 3, "sentence1,sentence2")];
 const EXPERTS: u32 = 64;
+const PRECISIONS: [&str; 3] = ["f32", "f16", "int8"];
+/// As the peers of PyTorch have it.
+const TRANSFORMERS: &str = "transformers==5.23.0";
+
+/// Seconds of running.
+const RUN: fn(&Line) -> Vec<f64> = |line| line.run_seconds.clone();
+
+/// What making a model prints.
+#[derive(Clone, Debug, Deserialize)]
+struct Made {
+    export_seconds: f64,
+}
 
 impl Eval {
     /// Runs the benchmark: the tables go to stdout, the raw figures to `runs/bench/eval.json`.
@@ -110,7 +77,10 @@ impl Eval {
         };
         crate::wheels::ensure();
         let python = if self.no_torch {
-            peers::onnxruntime(root)
+            // The peers on onnxruntime tokenize as people do, which needs no PyTorch.
+            peers::install_into(root, "peers-onnxruntime", None, &[TRANSFORMERS])
+                .context("setting up the peers")?
+                .with_onnxruntime(root)
         } else {
             peers::install(root)
                 .context("setting up the peers")?
@@ -131,11 +101,21 @@ impl Eval {
             }
         }
         if self.wants("experts") {
-            heats.push(bench.experts()?);
+            let mut threads = vec![1, self.threads];
+            threads.dedup();
+            for threads in threads {
+                heats.push(bench.experts(threads)?);
+            }
+        }
+        if self.wants("precision") {
+            heats.push(bench.precision()?);
+        }
+        if self.wants("export") {
+            heats.push(bench.export()?);
         }
         ensure!(
             !heats.is_empty(),
-            "nothing to measure\nhint: `--only` takes l4-h128, l6-h384 and experts"
+            "nothing to measure\nhint: `--only` takes l4-h128, l6-h384, experts, precision and export"
         );
         print!("{}", markdown(&heats));
         let path = root.join("runs/bench/eval.json");
@@ -164,10 +144,21 @@ impl Bench<'_> {
     }
 
     /// A model of random weights, exported.
-    fn make(&self, (layers, hidden): (u32, u32), experts: u32, labels: u32) -> Result<PathBuf> {
-        let out = self
-            .folder
-            .join(format!("l{layers}-h{hidden}-e{experts}-c{labels}"));
+    fn make(&self, size: (u32, u32), experts: u32, labels: u32) -> Result<PathBuf> {
+        Ok(self.made(size, experts, labels, "f32")?.0)
+    }
+
+    /// A model of random weights in a precision, and what making it told.
+    fn made(
+        &self,
+        (layers, hidden): (u32, u32),
+        experts: u32,
+        labels: u32,
+        precision: &str,
+    ) -> Result<(PathBuf, Made)> {
+        let out = self.folder.join(format!(
+            "l{layers}-h{hidden}-e{experts}-c{labels}-{precision}"
+        ));
         let mut make = self.tcd(&["make"]);
         let numbers = [
             ("--layers", layers),
@@ -180,10 +171,13 @@ impl Bench<'_> {
         }
         make.arg("--tokenizer")
             .arg(&self.options.tokenizer)
+            .args(["--precision", precision])
             .arg("--out")
             .arg(&out);
-        output_of(make, "making a model")?;
-        Ok(out)
+        let said = output_of(make, "making a model")?;
+        let made = serde_json::from_str(last_object(&said)?)
+            .context("reading what making a model printed")?;
+        Ok((out, made))
     }
 
     /// Rows of a task, as a text file that all contestants read.
@@ -213,8 +207,8 @@ impl Bench<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let mut out = String::new();
-        // The first rows of MNLI are enough, and a peer that pads to 128 takes its time.
-        for line in lines.take(2000) {
+        // The first rows are enough, and a peer that pads to 128 takes its time.
+        for line in lines.take(self.options.rows as usize) {
             let fields: Vec<&str> = line.split('\t').collect();
             let texts: Vec<&str> = places
                 .iter()
@@ -289,7 +283,6 @@ impl Bench<'_> {
         })?;
         let by = |name: &str, what: fn(&Line) -> Vec<f64>| seconds(&entries, name, what);
         let (ours, whole) = ("tcd ort", Line::whole as fn(&Line) -> Vec<f64>);
-        let run: fn(&Line) -> Vec<f64> = |line| line.run_seconds.clone();
         let mut verdicts = Vec::new();
         let mut add = |what: &str, top: Vec<Vec<f64>>, bottom: Vec<Vec<f64>>, target: Target| {
             verdicts.extend(ratio(&top, &bottom).map(|ratio| target.verdict(what, ratio)));
@@ -308,14 +301,14 @@ impl Bench<'_> {
         );
         add(
             "running time, tcd ort / ort-raw",
-            by(ours, run),
-            by("ort-raw", run),
+            by(ours, RUN),
+            by("ort-raw", RUN),
             Target::AtMost(1.05),
         );
         add(
             "running time, tcd tract / tcd ort",
-            by("tcd tract", run),
-            by(ours, run),
+            by("tcd tract", RUN),
+            by(ours, RUN),
             Target::AtMost(2.5),
         );
         let load: fn(&Line) -> Vec<f64> = |line| vec![line.load_seconds];
@@ -327,11 +320,18 @@ impl Bench<'_> {
         })
     }
 
-    fn experts(&self) -> Result<Heat> {
+    /// Batches of random tokens on an engine.
+    fn tokens(&self, engine: &str, threads: u32, model: &Path) -> Command {
+        let mut command = self.tcd(&["tokens", "--runtime", engine]);
+        command.args(["--threads", &threads.to_string(), "--model"]);
+        command.arg(model);
+        command
+    }
+
+    fn experts(&self, threads: u32) -> Result<Heat> {
         let models = [0, EXPERTS].map(|experts| self.make((4, 128), experts, 2));
         let [vanilla, mixture] = models;
         let (vanilla, mixture) = (vanilla?, mixture?);
-        let threads = self.options.threads.to_string();
         let kinds = [
             "ort vanilla",
             "ort experts",
@@ -340,35 +340,111 @@ impl Bench<'_> {
         ];
         let entries = self.rounds(&kinds, |kind| {
             let (engine, which) = kind.split_once(' ').unwrap_or(("ort", "vanilla"));
-            let mut command = self.tcd(&[
-                "tokens",
-                "--runtime",
-                engine,
-                "--threads",
-                &threads,
-                "--model",
-            ]);
-            command.arg(if which == "vanilla" {
+            let model = if which == "vanilla" {
                 &vanilla
             } else {
                 &mixture
-            });
-            command
+            };
+            self.tokens(engine, threads, model)
         })?;
-        let run: fn(&Line) -> Vec<f64> = |line| line.run_seconds.clone();
         let mut verdicts = Vec::new();
         for (engine, limit) in [("ort", 1.8), ("tract", 2.5)] {
             let [top, bottom] = ["experts", "vanilla"]
-                .map(|which| seconds(&entries, &format!("{engine} {which}"), run));
+                .map(|which| seconds(&entries, &format!("{engine} {which}"), RUN));
             let what = format!("time of a batch of 8 x 128 tokens on {engine}, E=64 / vanilla");
             verdicts.extend(
                 ratio(&top, &bottom).map(|ratio| Target::AtMost(limit).verdict(&what, ratio)),
             );
         }
+        let tract =
+            ["tract", "ort"].map(|engine| seconds(&entries, &format!("{engine} vanilla"), RUN));
+        verdicts.extend(ratio(&tract[0], &tract[1]).map(|ratio| {
+            Target::AtMost(2.5).verdict("time of such a batch, tract / ort, vanilla", ratio)
+        }));
+        let start: fn(&Line) -> Vec<f64> = |line| vec![line.load_seconds + line.first_seconds];
+        for (who, target) in [
+            ("ort vanilla", Target::AtMost(0.5)),
+            ("ort experts", Target::Told),
+            ("tract vanilla", Target::Told),
+            ("tract experts", Target::Told),
+        ] {
+            let what = format!("seconds to load and to run the first batch, {who}");
+            verdicts.extend(absolute(&what, &seconds(&entries, who, start), target));
+        }
+        let plural = if threads == 1 { "" } else { "s" };
         Ok(Heat {
-            title: "l4-h128, 64 experts, random tokens".to_owned(),
+            title: format!("l4-h128, 64 experts, random tokens, {threads} thread{plural}"),
             entries,
             verdicts,
+        })
+    }
+
+    /// What smaller precisions cost in time.
+    fn precision(&self) -> Result<Heat> {
+        let models = PRECISIONS
+            .iter()
+            .map(|precision| Ok((*precision, self.made((4, 128), 0, 2, precision)?.0)))
+            .collect::<Result<Vec<_>>>()?;
+        let kinds: Vec<String> = ["ort", "tract"]
+            .iter()
+            .flat_map(|engine| {
+                PRECISIONS
+                    .iter()
+                    .map(move |precision| format!("{engine} {precision}"))
+            })
+            .collect();
+        let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        let entries = self.rounds(&kinds, |kind| {
+            let (engine, which) = kind.split_once(' ').unwrap_or(("ort", "f32"));
+            let model = models.iter().find(|(precision, _)| *precision == which);
+            let model = model.map_or(self.folder.as_path(), |(_, path)| path);
+            self.tokens(engine, self.options.threads, model)
+        })?;
+        let mut verdicts = Vec::new();
+        for engine in ["ort", "tract"] {
+            for precision in &PRECISIONS[1..] {
+                let [top, bottom] = [*precision, "f32"]
+                    .map(|which| seconds(&entries, &format!("{engine} {which}"), RUN));
+                let what =
+                    format!("time of a batch of 8 x 128 tokens on {engine}, {precision} / f32");
+                verdicts
+                    .extend(ratio(&top, &bottom).map(|ratio| Target::Told.verdict(&what, ratio)));
+            }
+        }
+        Ok(Heat {
+            title: "l4-h128 in smaller precisions, random tokens".to_owned(),
+            entries,
+            verdicts,
+        })
+    }
+
+    /// Seconds to export a mixture of 0.4 GB, round by round.
+    fn export(&self) -> Result<Heat> {
+        let mut lines = Vec::new();
+        for _ in 0..self.options.rounds {
+            let (path, made) = self.made((12, 128), EXPERTS, 2, "f32")?;
+            lines.push(Line {
+                run_seconds: vec![made.export_seconds],
+                ..Line::default()
+            });
+            // Nothing else runs it, and it is large.
+            std::fs::remove_dir_all(&path)
+                .with_context(|| format!("removing {}", path.display()))?;
+        }
+        let entries = vec![Entry {
+            name: "tcd export".to_owned(),
+            lines,
+        }];
+        let what = "seconds to export";
+        let verdict = absolute(
+            what,
+            &seconds(&entries, "tcd export", RUN),
+            Target::AtMost(2.0),
+        );
+        Ok(Heat {
+            title: "l12-h128, 64 experts, export".to_owned(),
+            entries,
+            verdicts: verdict.into_iter().collect(),
         })
     }
 
@@ -392,129 +468,5 @@ impl Bench<'_> {
             }
         }
         Ok(entries)
-    }
-}
-
-/// One list of seconds a round.
-fn seconds(entries: &[Entry], name: &str, what: fn(&Line) -> Vec<f64>) -> Vec<Vec<f64>> {
-    let entry = entries.iter().find(|entry| entry.name == name);
-    entry
-        .map(|entry| entry.lines.iter().map(what).collect())
-        .unwrap_or_default()
-}
-
-#[derive(Clone, Copy)]
-enum Target {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-impl Target {
-    fn verdict(self, what: &str, ratio: Ratio) -> Verdict {
-        let (target, met) = match self {
-            Self::AtLeast(bound) => (format!(">= {bound}"), ratio.value >= bound),
-            Self::AtMost(bound) => (format!("<= {bound}"), ratio.value <= bound),
-        };
-        Verdict {
-            what: what.to_owned(),
-            ratio,
-            target,
-            met,
-        }
-    }
-}
-
-fn markdown(heats: &[Heat]) -> String {
-    let mut text = String::new();
-    for heat in heats {
-        text += &format!(
-            "\n### {}\n\n| who | run, s | rows/s, tokenizing included |\n| --- | ---: | ---: |\n",
-            heat.title
-        );
-        for entry in &heat.entries {
-            let of = |what: fn(&Line) -> Vec<f64>| {
-                pooled_median(&entry.lines.iter().map(what).collect::<Vec<_>>()).unwrap_or(f64::NAN)
-            };
-            let rows = entry.lines.first().map_or(0, |line| line.rows);
-            let rate = if rows == 0 {
-                "-".to_owned()
-            } else {
-                format!("{:.0}", rows as f64 / of(Line::whole))
-            };
-            text += &format!(
-                "| {} | {:.4} | {rate} |\n",
-                entry.name,
-                of(|line| line.run_seconds.clone())
-            );
-        }
-        text += "\n| compared | ratio of medians (min..max of the rounds) | target | met |\n| --- | ---: | ---: | --- |\n";
-        for row in &heat.verdicts {
-            let Ratio { value, min, max } = row.ratio;
-            let met = if row.met { "yes" } else { "no" };
-            text += &format!(
-                "| {} | {value:.2} ({min:.2}..{max:.2}) | {} | {met} |\n",
-                row.what, row.target
-            );
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(name: &str, run: &[f64]) -> Entry {
-        let line = Line {
-            rows: 10,
-            run_seconds: run.to_vec(),
-            encode_seconds: vec![0.5; run.len()],
-            ..Line::default()
-        };
-        Entry {
-            name: name.to_owned(),
-            lines: vec![line.clone(), line],
-        }
-    }
-
-    #[test]
-    fn tokenizing_counts_where_it_was_timed() {
-        let entries = [entry("a", &[1.0, 2.0])];
-        assert_eq!(
-            seconds(&entries, "a", Line::whole),
-            [[1.5, 2.5], [1.5, 2.5]]
-        );
-        assert!(
-            seconds(&entries, "b", Line::whole).is_empty(),
-            "who did not run has no seconds"
-        );
-    }
-
-    #[test]
-    fn targets_bound_from_the_right_side() {
-        let ratio = Ratio {
-            value: 2.0,
-            min: 1.5,
-            max: 2.5,
-        };
-        assert!(
-            Target::AtLeast(2.0).verdict("x", ratio).met
-                && !Target::AtLeast(2.1).verdict("x", ratio).met
-        );
-        assert!(
-            Target::AtMost(2.0).verdict("x", ratio).met
-                && !Target::AtMost(1.9).verdict("x", ratio).met
-        );
-        let heat = Heat {
-            title: "t".to_owned(),
-            entries: vec![entry("a", &[1.0])],
-            verdicts: vec![Target::AtMost(1.9).verdict("x", ratio)],
-        };
-        let text = markdown(&[heat]);
-        assert!(
-            text.contains("| a | 1.0000 | 7 |")
-                && text.contains("| x | 2.00 (1.50..2.50) | <= 1.9 | no |"),
-            "{text}"
-        );
     }
 }
