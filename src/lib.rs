@@ -14,6 +14,7 @@ pub mod files;
 pub mod machine;
 #[cfg(feature = "train")]
 pub mod model;
+pub mod report;
 pub mod run_log;
 pub mod seed;
 #[cfg(feature = "train")]

@@ -5,6 +5,7 @@
 
 mod curves;
 mod output;
+pub mod report;
 pub mod style;
 
 pub use curves::{CurveOptions, XAxis, draw_curves, write_curves};

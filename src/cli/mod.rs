@@ -29,6 +29,7 @@ pub mod predict;
 #[cfg(feature = "train")]
 pub mod pretrain;
 mod progress;
+pub mod report;
 mod rows;
 pub mod submit;
 pub mod tokenizer;
@@ -98,6 +99,8 @@ enum Command {
     /// Draw figures from runs.
     #[command(subcommand)]
     Plot(plot::Plot),
+    /// Write one page of everything that was found: claims and verdicts, tables, figures, sources.
+    Report(report::Report),
 }
 
 /// What a command that ran to its end has to say: exit code 0, or 1 where it is a check that failed.
@@ -137,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Glue(c) => c.run(),
         Command::Analyze(c) => c.run(),
         Command::Plot(c) => c.run(),
+        Command::Report(c) => c.run(),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
