@@ -109,6 +109,8 @@ pub struct Results {
     pub exports: Vec<(usize, PathBuf, OnnxRecord)>,
     /// Speed of answering.
     pub bench: Vec<Sourced<Vec<BenchHeat>>>,
+    /// Places of the sources that figures can be drawn of.
+    pub drawable: Vec<usize>,
     /// What was found and not used, a sentence each.
     pub left_out: Vec<String>,
 }
@@ -219,6 +221,7 @@ fn run(file: &Path, results: &mut Results) {
     match Run::read(dir) {
         Ok(Some(run)) => {
             let source = results.add(dir, Some(run.command()), run.facts());
+            results.drawable.push(source);
             results.runs.push(Sourced {
                 source,
                 result: run,
@@ -300,6 +303,7 @@ fn analysis<T: DeserializeOwned>(
             let p = provenance(&result);
             let (command, facts) = (Some(p.command.clone()), provenance_facts(p));
             let source = results.add(file, command, facts);
+            results.drawable.push(source);
             list(results).push(Sourced { source, result });
         }
         Err(error) => results.unreadable(file, &error.to_string()),
@@ -379,16 +383,21 @@ fn other(file: &Path, value: Value, results: &mut Results) {
             Some("tcd glue compare FIRST SECOND --json".to_owned()),
             Vec::new(),
         );
+        results.drawable.push(source);
         results.glue_differences.push(Sourced {
             source,
             result: list,
         });
     } else if let Some(heats) = BenchHeat::read(&value) {
         let source = results.add(file, Some("cargo xtask bench eval".to_owned()), Vec::new());
+        results.drawable.push(source);
         results.bench.push(Sourced {
             source,
             result: heats,
         });
+    } else if others::is_sentence(&value) {
+        let source = results.add(file, None, Vec::new());
+        results.drawable.push(source);
     }
 }
 
@@ -398,6 +407,7 @@ fn glue(file: &Path, results: &mut Results) {
             let facts = others::glue_facts(&result);
             let source = results.add(file, Some(others::glue_command(&result)), facts);
             let dir = file.parent().unwrap_or(Path::new("")).to_owned();
+            results.drawable.push(source);
             results.glue.push((source, dir, result));
         }
         Err(error) => results.unreadable(file, &error.to_string()),

@@ -10,7 +10,7 @@ use super::roles::Role;
 use crate::run_log::METRICS_FILE;
 
 /// A run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     /// Its directory's name.
     pub name: String,

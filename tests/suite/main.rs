@@ -5,9 +5,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod analyze;
+mod chrome;
 mod common;
 mod data;
 mod onnx;
+mod report_data;
+mod report_page;
 
 #[cfg(feature = "train")]
 mod distillation;

@@ -98,8 +98,14 @@ fn figure(w: &mut Writer, picture: &Picture) {
 
 fn drawn(w: &mut Writer, picture: &Picture, id: &str, svg: &str) {
     let (width, height) = picture.size;
+    // A figure of many models scrolls in a window of its own.
+    let tall = if f64::from(height) > 1.3 * f64::from(width) {
+        " tall"
+    } else {
+        ""
+    };
     w.raw(&format!(
-        "<div class=\"wide plot\" tabindex=\"0\" role=\"group\" aria-label=\"{}, scrolls sideways{}\">\n<div class=\"draw\" style=\"max-width:{width}px;aspect-ratio:{width}/{height}\">{svg}</div></div>\n",
+        "<div class=\"wide plot{tall}\" tabindex=\"0\" role=\"group\" aria-label=\"{}, scrolls{}\">\n<div class=\"draw\" style=\"max-width:{width}px;aspect-ratio:{width}/{height}\">{svg}</div></div>\n",
         escape(&picture.title),
         if picture.marks.is_empty() { "" } else { "; arrow keys read its values" }
     ));

@@ -7,6 +7,8 @@
 mod blocks;
 mod html;
 mod inline;
+#[cfg(test)]
+mod tests;
 
 pub use html::{Written, html};
 

@@ -114,6 +114,18 @@
   }
   addEventListener("scroll", hide, { passive: true });
 
+  // What does not scroll, and has no values to read, is no stop of the Tab key.
+  const frames = document.querySelectorAll(".wide");
+  const stops = () => {
+    for (const frame of frames) {
+      const values = frame.parentElement.querySelector(":scope > script");
+      frame.tabIndex = values || frame.scrollWidth > frame.clientWidth || frame.scrollHeight > frame.clientHeight + 1 ? 0 : -1;
+    }
+  };
+  stops();
+  addEventListener("resize", stops);
+  document.addEventListener("toggle", stops, true);
+
   // The section in view is marked in the contents.
   const links = new Map();
   for (const link of document.querySelectorAll("nav a")) links.set(link.hash.slice(1), link);
