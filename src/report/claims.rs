@@ -194,10 +194,13 @@ fn parity(results: &Results) -> Option<Claim> {
     let reason = if several.is_empty() {
         "Only one engine ran, which was held against itself alone.".to_owned()
     } else {
+        let held = match (several.len(), failed) {
+            (1, 0) => "The one comparison holds".to_owned(),
+            (n, 0) => format!("All {n} comparisons hold"),
+            (n, failed) => format!("{} of {n} comparisons do not hold", failed),
+        };
         format!(
-            "{} of {} models hold the tolerance in every output and reach every expert; the largest difference is {largest:.1e}, {flipped} predictions differ.",
-            several.len() - failed,
-            several.len()
+            "{held} the tolerance in every output with every expert reached; the largest difference is {largest:.1e}, {flipped} predictions differ."
         )
     };
     Some(Claim {

@@ -156,36 +156,40 @@ fn listed(words: &[String]) -> String {
     }
 }
 
+/// With a capital at the beginning.
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().collect::<String>() + chars.as_str()
+    })
+}
+
 /// What was compared, in words.
 fn lead(results: &Results, roles: &Roles, models: &BTreeMap<String, Known>) -> Vec<String> {
-    let named: Vec<String> = models
-        .iter()
-        .take(12)
-        .map(
-            |(name, known)| match roles.role(name, known.path.as_deref()) {
-                Some(role) if role.name() != name => format!("{name} ({})", role.words()),
-                _ => name.clone(),
-            },
-        )
-        .collect();
-    let more = models.len().saturating_sub(named.len());
+    let mut parts: BTreeMap<Option<Role>, Vec<String>> = BTreeMap::new();
+    for (name, known) in models {
+        let role = roles.role(name, known.path.as_deref());
+        parts.entry(role).or_default().push(name.clone());
+    }
     let mut paragraphs = Vec::new();
-    if !named.is_empty() {
-        let more = match more {
-            0 => String::new(),
-            n => format!(" and {n} more, named below"),
-        };
+    if !models.is_empty() {
+        // Those without a part come last.
+        let ordered = parts.iter().skip_while(|(role, _)| role.is_none());
+        let rest = parts.get(&None).map(|names| (&None, names));
+        let groups: Vec<String> = ordered
+            .chain(rest)
+            .map(|(role, names)| {
+                let shown = names.iter().take(6).cloned().collect::<Vec<_>>().join(", ");
+                let more = match names.len().saturating_sub(6) {
+                    0 => String::new(),
+                    n => format!(" and {n} more"),
+                };
+                format!("{}: {shown}{more}", role.map_or("of no part", Role::words))
+            })
+            .collect();
         paragraphs.push(format!(
-            "{} compared: {}{more}.",
-            match models.len() {
-                1 => "One model was".to_owned(),
-                n => format!("{n} models were"),
-            },
-            if more.is_empty() {
-                listed(&named)
-            } else {
-                named.join(", ")
-            }
+            "What was compared. {}.",
+            capital(&groups.join("; "))
         ));
     }
     let mut tasks: Vec<String> = results

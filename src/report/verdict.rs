@@ -131,21 +131,24 @@ pub fn reason(measured: &[Measured]) -> String {
             best
         }
     });
-    format!(
-        "Of {} intervals {} on the claim's side, {} on the other, {} around zero. The largest difference: {}",
-        with.len(),
-        lie(count(Verdict::Supported)),
-        count(Verdict::NotSupported),
-        count(Verdict::Undecided),
-        strongest.sentence()
-    )
-}
-
-fn lie(count: usize) -> String {
-    match count {
-        1 => "1 lies".to_owned(),
-        n => format!("{n} lie"),
-    }
+    let sides = [
+        (count(Verdict::Supported), "on the claim's side"),
+        (count(Verdict::NotSupported), "on the other side"),
+        (count(Verdict::Undecided), "around zero"),
+    ];
+    let lie = match sides.iter().find(|(n, _)| *n == with.len()) {
+        Some((1, side)) => format!("The one interval lies {side}."),
+        Some((n, side)) => format!("All {n} intervals lie {side}."),
+        None => {
+            let parts: Vec<String> = sides
+                .iter()
+                .filter(|(n, _)| *n > 0)
+                .map(|(n, side)| format!("{n} {side}"))
+                .collect();
+            format!("Of {} intervals {}.", with.len(), parts.join(", "))
+        }
+    };
+    format!("{lie} The largest difference: {}", strongest.sentence())
 }
 
 /// Quantile 0.975 of Student's t with 1 to 30 degrees of freedom.
@@ -259,7 +262,7 @@ mod tests {
                 measured(0.2, Some([0.1, 0.3])),
                 measured(-0.4, Some([-0.5, -0.3]))
             ]),
-            "Of 2 intervals 1 lies on the claim's side, 1 on the other, 0 around zero. The largest difference: moe − vanilla: −0.40 nats, 95 % interval −0.50 to −0.30, over 3 and 3 seeds."
+            "Of 2 intervals 1 on the claim's side, 1 on the other side. The largest difference: moe − vanilla: −0.40 nats, 95 % interval −0.50 to −0.30, over 3 and 3 seeds."
         );
     }
 

@@ -21,13 +21,15 @@ fn table(w: &mut Writer, table: &Table) {
     w.tables += 1;
     let id = format!("table-{}", w.tables);
     let title = escape(&table.title);
+    // On paper a wide table is set smaller.
+    let many = if table.columns.len() > 8 { " many" } else { "" };
     w.raw(&format!(
-        "<div class=\"card\" id=\"{id}\"><div class=\"wide\" tabindex=\"0\" role=\"group\" aria-label=\"{title}, scrolls sideways\">\n<table class=\"sorts\"><caption>{title}</caption><thead><tr>"
+        "<div class=\"card\" id=\"{id}\"><div class=\"wide\" tabindex=\"0\" role=\"group\" aria-label=\"{title}, scrolls sideways\">\n<table class=\"sorts{many}\"><caption>{title}</caption><thead><tr>"
     ));
     for column in &table.columns {
         let class = if column.numeric { " class=\"n\"" } else { "" };
         w.raw(&format!(
-            "<th scope=\"col\"{class} aria-sort=\"none\"><button type=\"button\">{}</button></th>",
+            "<th scope=\"col\"{class} data-n=\"{0}\" aria-sort=\"none\"><button type=\"button\">{0}</button></th>",
             escape(&column.name)
         ));
     }
@@ -169,7 +171,7 @@ fn data(w: &mut Writer, picture: &Picture) {
     for (name, numeric) in header.iter().zip(&numeric) {
         let class = if *numeric { " class=\"n\"" } else { "" };
         w.raw(&format!(
-            "<th scope=\"col\"{class} aria-sort=\"none\"><button type=\"button\">{}</button></th>",
+            "<th scope=\"col\"{class} data-n=\"{0}\" aria-sort=\"none\"><button type=\"button\">{0}</button></th>",
             escape(name)
         ));
     }

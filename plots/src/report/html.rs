@@ -33,6 +33,20 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// A text whose parts between backticks are code; a backtick without a partner stays.
+fn with_code(text: &str) -> String {
+    let parts: Vec<&str> = text.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        return escape(text);
+    }
+    let each = parts.iter().enumerate();
+    each.map(|(at, part)| match at % 2 {
+        0 => escape(part),
+        _ => format!("<code>{}</code>", escape(part)),
+    })
+    .collect()
+}
+
 /// A page under construction.
 pub(super) struct Writer<'a> {
     pub out: String,
@@ -50,12 +64,15 @@ impl Writer<'_> {
         self.out.push_str(html);
     }
 
-    /// Adds an element that holds a text alone.
+    /// Adds an element that holds a text alone; what stands between backticks is set as code.
     pub fn element(&mut self, tag: &str, text: &str) {
-        self.out
-            .push_str(&format!("<{tag}>{}</{}>\n", escape(text), {
-                tag.split(' ').next().unwrap_or(tag)
-            }));
+        let name = tag.split(' ').next().unwrap_or(tag);
+        let text = if name == "pre" {
+            escape(text)
+        } else {
+            with_code(text)
+        };
+        self.out.push_str(&format!("<{tag}>{text}</{name}>\n"));
     }
 
     /// Notes that something is not on the page, here and at its end.

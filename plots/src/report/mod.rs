@@ -178,7 +178,9 @@ impl Cell {
 
     /// A number with so many decimals; a dash where there is none.
     pub fn number(value: Option<f64>, decimals: usize) -> Self {
-        Cell::shown(value, |v| format!("{v:.decimals$}"))
+        Cell::shown(value, |v| {
+            format!("{v:.decimals$}").replace('-', "\u{2212}")
+        })
     }
 
     /// A count.

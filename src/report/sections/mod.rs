@@ -84,7 +84,7 @@ fn columns(names: &[&str]) -> Vec<Column> {
 fn interval(ends: Option<[f64; 2]>, decimals: usize) -> Cell {
     match ends {
         Some([low, high]) => Cell {
-            text: format!("{low:.decimals$} to {high:.decimals$}"),
+            text: format!("{low:.decimals$} to {high:.decimals$}").replace('-', "\u{2212}"),
             key: Some((low + high) / 2.0),
         },
         None => Cell::number(None, 0),

@@ -20,7 +20,7 @@ pub fn blocks(results: &Results, roles: &Roles) -> Vec<Block> {
             let role = roles.role(&run.name, Some(&run.dir));
             vec![
                 Cell::text(&run.name),
-                Cell::text(role.map_or("–", |r| r.words())),
+                Cell::text(role.map_or("–", |r| r.name())),
                 Cell::text(&run.size),
                 Cell::text(run.teacher.clone().unwrap_or_else(|| "–".to_owned())),
                 Cell::count(run.seed),
