@@ -10,6 +10,7 @@ pub mod data;
 #[cfg(feature = "train")]
 pub mod distill;
 pub mod eval;
+pub mod figures;
 pub mod files;
 pub mod machine;
 #[cfg(feature = "train")]

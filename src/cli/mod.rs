@@ -96,7 +96,7 @@ enum Command {
     /// Compare and explain models by their hidden states: CKA and other measures, geometry, probes, routing, transfer.
     #[command(subcommand)]
     Analyze(analyze::Analyze),
-    /// Draw figures from runs.
+    /// Draw figures of runs and results, as SVG or PNG, with their numbers beside them.
     #[command(subcommand)]
     Plot(plot::Plot),
     /// Write one page of everything that was found: claims and verdicts, tables, figures, sources.

@@ -1,7 +1,7 @@
 //! The report: results under some paths become a page of crate `tcd-plots`, with verdicts on the claims of the method.
 //!
 //! [`find`] reads, [`roles`] tells which part each model plays, [`claims`] collects the numbers that bear on a claim,
-//! [`verdict`] decides, [`sections`] makes the tables. The page itself is written by [`tcd_plots::report::html`].
+//! [`verdict`] decides, [`sections`] makes the tables, [`pictures`] brings the figures. The page itself is written by [`tcd_plots::report::html`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use tcd_plots::report::{Page, Verdict, grouped};
 pub mod claims;
 pub mod find;
 pub mod others;
+pub mod pictures;
 pub mod roles;
 pub mod run;
 pub mod sections;
@@ -55,7 +56,8 @@ pub fn page(paths: &[PathBuf], options: &Options) -> Result<Page, FindError> {
     if claims.is_empty() && unseen.is_empty() {
         unseen.push("No claim is known.".to_owned());
     }
-    let sections = sections::all(&results, &roles, &models);
+    let mut sections = sections::all(&results, &roles, &models);
+    pictures::add(&mut results, &mut sections);
     let left_out = std::mem::take(&mut results.left_out);
     Ok(Page {
         title: options
