@@ -164,3 +164,19 @@ fn place(results: &Results, path: &Path) -> Option<usize> {
         .iter()
         .position(|source| Path::new(&source.file) == path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_figure_has_a_place() {
+        for kind in &tcd_plots::KINDS {
+            assert!(
+                PLACES.iter().any(|(name, _)| *name == kind.name),
+                "{}",
+                kind.name
+            );
+        }
+    }
+}

@@ -34,7 +34,8 @@ pub struct Run {
     pub parameters: Option<u64>,
     /// Whether it ran to its end.
     pub finished: bool,
-    hashes: Vec<(String, String)>,
+    /// BLAKE3 of its files.
+    pub hashes: Vec<(String, String)>,
 }
 
 fn hash(path: &Path) -> Option<String> {

@@ -63,7 +63,7 @@ fn the_page_says_what_the_numbers_say() {
     assert!(html.contains("tcd analyze cka vanilla moe"));
     assert!(html.contains(&format!("{:064x}", 7)));
     assert!(html.contains("broken.json cannot be used"));
-    assert!(html.contains("It takes `tcd analyze curve`"));
+    assert!(html.contains("It takes <code>tcd analyze curve</code>"));
 }
 
 #[test]
@@ -154,6 +154,8 @@ fn the_page_works_in_a_browser() {
             .as_u64()
             > Some(8)
     );
+    let figures = browser.evaluate("document.querySelectorAll('figure svg').length");
+    assert!(figures.as_u64() >= Some(16), "{figures}");
     sorting(&mut browser);
     theme(&mut browser);
     hovering(&mut browser);
@@ -208,14 +210,12 @@ fn theme(browser: &mut Browser) {
 
 /// A figure's values show under the pointer, and by arrow key.
 fn hovering(browser: &mut Browser) {
-    let figures = browser.evaluate("document.querySelectorAll('.plot').length");
-    if figures.as_u64() == Some(0) {
-        return;
-    }
     let place = browser.evaluate(
-        "(() => {
+        "(async () => {
           const store = document.querySelector(\"script[type='application/json']\"), draw = store.parentElement.querySelector('.draw');
           draw.scrollIntoView({block: 'center', behavior: 'instant'});
+          // What scrolls hides the value a frame later.
+          await new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)));
           const [w, , marks] = JSON.parse(store.textContent), box = draw.getBoundingClientRect(), m = marks[0];
           return [box.left + (m[0] + m[2] / 2) * box.width / w, box.top + (m[1] + m[3] / 2) * box.width / w];
         })()",

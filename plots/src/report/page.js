@@ -55,8 +55,12 @@
   const ring = document.createElement("div");
   ring.className = "ring";
   document.body.append(tip);
-  const hide = () => { tip.hidden = true; ring.remove(); };
+  // The value shown, and whether a key chose it: then it stays while its figure scrolls to it.
+  let shown = null, byKey = false;
+  const hide = () => { tip.hidden = true; ring.remove(); shown = null; };
+  const scrolled = () => { if (byKey && shown) point(...shown); else hide(); };
   const point = (draw, size, mark) => {
+    shown = [draw, size, mark];
     const box = draw.getBoundingClientRect();
     const scale = box.width / size[0];
     const wide = mark[2] * scale, high = mark[3] * scale, dot = !wide && !high;
@@ -92,6 +96,7 @@
     };
     const follow = (event) => {
       const mark = nearest(event);
+      byKey = false;
       if (mark) point(draw, size, mark); else hide();
     };
     draw.addEventListener("pointermove", follow);
@@ -105,14 +110,16 @@
       event.preventDefault();
       at = (at + step + marks.length) % marks.length;
       const scale = draw.getBoundingClientRect().width / width;
+      byKey = true;
       frame.scrollLeft = marks[at][0] * scale - frame.clientWidth / 2;
+      frame.scrollTop = marks[at][1] * scale - frame.clientHeight / 2;
       point(draw, size, marks[at]);
       live.textContent = marks[at][4];
     });
     frame.addEventListener("blur", hide);
-    frame.addEventListener("scroll", hide);
+    frame.addEventListener("scroll", scrolled);
   }
-  addEventListener("scroll", hide, { passive: true });
+  addEventListener("scroll", scrolled, { passive: true });
 
   // What does not scroll, and has no values to read, is no stop of the Tab key.
   const frames = document.querySelectorAll(".wide");
