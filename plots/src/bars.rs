@@ -2,7 +2,7 @@
 //!
 //! Bars lie, so that long names stay level and a figure with many models grows downwards.
 
-use crate::axis::{Axis, Law};
+use crate::axis::{Axis, Law, drawable};
 use crate::legend::{Legend, Sample, bar_sign};
 use crate::lines::{Named, whisker};
 use crate::output::PlotError;
@@ -87,7 +87,7 @@ impl BarPlot {
         for panel in &self.panels {
             y = self.panel(&mut scene, panel, y, right)?;
             let bars = panel.groups.iter().flat_map(|g| &g.bars);
-            lost += bars.filter(|b| !b.value.is_finite()).count();
+            lost += bars.filter(|b| !drawable(b.value)).count();
         }
         let mut notes = self.notes.clone();
         if lost > 0 {
@@ -137,7 +137,7 @@ impl BarPlot {
             .max(60.0);
         let bottom = first + height;
         let bars = || panel.groups.iter().flat_map(|g| &g.bars);
-        let values = bars().filter(|b| b.value.is_finite()).flat_map(|b| {
+        let values = bars().filter(|b| drawable(b.value)).flat_map(|b| {
             let [low, high] = b.interval.unwrap_or([b.value, b.value]);
             [b.value, low, high]
         });
@@ -226,7 +226,7 @@ impl BarPlot {
         let Some(named) = self.series.get(bar.series) else {
             return;
         };
-        let Some(x) = Some(bar.value).filter(|v| v.is_finite()).and_then(at) else {
+        let Some(x) = Some(bar.value).filter(|v| drawable(*v)).and_then(at) else {
             let beside = (zero + SPACE / 2.0, middle);
             scene.text(beside, "no value", TICK, FAINT, LEFT);
             return;

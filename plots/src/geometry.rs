@@ -113,7 +113,9 @@ pub fn spectra(result: &GeometryResult) -> Result<Figure, PlotError> {
 
 fn layer_name(tap: &str) -> String {
     let short = short_tap(tap);
-    if short.parse::<usize>().is_ok() {
+    if tap == "embedding" {
+        "embeddings".to_owned()
+    } else if short.parse::<usize>().is_ok() {
         format!("layer {short}")
     } else {
         short

@@ -75,7 +75,6 @@ struct Layout {
     cell: (f64, f64),
     left: f64,
     top: f64,
-    foot: f64,
     heading: Vec<String>,
     rows: Vec<String>,
     columns: Vec<String>,
@@ -185,7 +184,6 @@ impl Map {
             cell,
             left,
             top,
-            foot,
             heading,
             rows: names,
             columns: tops,
@@ -289,7 +287,6 @@ impl Map {
             scene.grow(0.0, middle + half);
         }
         scene.grow(at.0 + layout.size.0, at.1 + layout.size.1);
-        let _ = layout.foot;
         Ok(())
     }
 }
@@ -310,23 +307,35 @@ impl HeatPlot {
         // Rows of panels: as many beside each other as there is room for.
         let bar = 110.0;
         let mut places: Vec<Place> = Vec::new();
+        let mut first_of_row = 0;
         let (mut x, mut y, mut tall, mut right) = (2.0 * SPACE, 0.0, 0.0f64, 0.0f64);
         for layout in &layouts {
             let (w, h) = layout.size;
             if x > 2.0 * SPACE && x + w > ROOM - bar {
-                (x, y, tall) = (2.0 * SPACE, y + tall + GAP, 0.0);
+                y +=
+                    tall + align(
+                        &layouts[first_of_row..places.len()],
+                        &mut places[first_of_row..],
+                    ) + GAP;
+                (x, tall, first_of_row) = (2.0 * SPACE, 0.0, places.len());
             }
             places.push((x, y));
             x += w + GAP;
             tall = tall.max(h);
             right = right.max(x);
         }
+        tall += align(&layouts[first_of_row..], &mut places[first_of_row..]);
         let mut scene = Scene::new((right + bar).max(480.0));
         let top = scene.title(&self.title)?;
         for ((map, layout), at) in self.maps.iter().zip(&layouts).zip(&places) {
             map.draw(&mut scene, layout, &self.scale, (at.0, at.1 + top))?;
         }
-        let first = layouts.first().map_or(0.0, |l| l.top);
+        let first = layouts
+            .iter()
+            .zip(&places)
+            .map(|(l, p)| l.top + p.1)
+            .next()
+            .unwrap_or(0.0);
         self.bar(&mut scene, (right.max(300.0), top + first))?;
         scene.grow(0.0, top + y + tall + SPACE);
         scene.notes(&self.notes)?;
@@ -361,6 +370,17 @@ impl HeatPlot {
         scene.grow(x + LABEL, (at.1 + tall).max(middle + half) + SPACE);
         Ok(())
     }
+}
+
+/// Moves the panels of one row down until their maps begin at one height; by how much at most.
+fn align(layouts: &[Layout], places: &mut [Place]) -> f64 {
+    let top = layouts.iter().map(|l| l.top).fold(0.0, f64::max);
+    let mut most: f64 = 0.0;
+    for (layout, place) in layouts.iter().zip(places) {
+        place.1 += top - layout.top;
+        most = most.max(top - layout.top);
+    }
+    most
 }
 
 /// The hover text of a value.

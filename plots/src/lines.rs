@@ -5,12 +5,12 @@
 
 use plotters::style::RGBColor;
 
-use crate::axis::{Axis, Law, short};
+use crate::axis::{Axis, Law, drawable, short};
 use crate::legend::{Legend, Sample};
 use crate::output::PlotError;
 use crate::scene::{
     Anchor, CENTRE, CENTRE_TOP, LABEL, LEFT, LEFT_TOP, Place, RADIUS, RIGHT, SPACE, STROKE, Scene,
-    TICK, widest,
+    TICK, lines, widest,
 };
 use crate::style::{FAINT, GRID, INK, Series, darker};
 
@@ -41,7 +41,7 @@ impl Point {
     }
 
     fn finite(&self) -> bool {
-        self.x.is_finite() && self.y.is_finite()
+        drawable(self.x) && drawable(self.y)
     }
 }
 
@@ -196,7 +196,7 @@ impl LinePlot {
         };
         for (number, (panel, y)) in self.panels.iter().zip(&ys).enumerate() {
             let corner = layout.corner(number);
-            self.draw_frame(&mut scene, &layout, panel, *y, corner, (&labels, turned));
+            self.draw_frame(&mut scene, &layout, panel, *y, corner, (&labels, turned))?;
             if let Some(y) = y {
                 let direct = names == Names::Direct(number);
                 self.draw_lines(&mut scene, &layout, panel, *y, corner, direct, forced);
@@ -289,9 +289,12 @@ impl LinePlot {
         y: Option<Axis>,
         corner: Place,
         (labels, turned): (&[(f64, String)], bool),
-    ) {
+    ) -> Result<(), PlotError> {
         let heading = (corner.0 - layout.left + 2.0 * SPACE, corner.1 - LABEL * 1.5);
-        scene.text(heading, &panel.heading, LABEL, INK, LEFT_TOP);
+        let room = layout.column_width - 3.0 * SPACE;
+        if let Some(text) = lines(&panel.heading, LABEL, room, 1)?.first() {
+            scene.text(heading, text, LABEL, INK, LEFT_TOP);
+        }
         let bottom = corner.1 + layout.height;
         let end = corner.0 + layout.plot;
         if let Some(axis) = y {
@@ -328,6 +331,7 @@ impl LinePlot {
             scene.text(middle, "no finite values", LABEL, FAINT, CENTRE);
         }
         scene.grow(end, bottom + layout.foot);
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -485,7 +489,7 @@ fn draw_intervals(
     place: &dyn Fn(f64, f64) -> Option<Place>,
 ) {
     let ends = points.iter().filter_map(|(_, p)| {
-        let [low, high] = p.interval.filter(|i| i.iter().all(|v| v.is_finite()))?;
+        let [low, high] = p.interval.filter(|i| i.iter().all(|v| drawable(*v)))?;
         Some((place(p.x, low)?, place(p.x, high)?))
     });
     let ends: Vec<(Place, Place)> = ends.collect();

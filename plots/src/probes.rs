@@ -27,13 +27,13 @@ pub fn probes(result: &ProbeResult) -> Result<Figure, PlotError> {
         let metric = of().find_map(|c| c.scores.as_ref().map(|s| s.metric.clone()));
         let baseline = of().find_map(|c| c.scores.as_ref().map(|s| s.baseline));
         let mut heading = match metric.as_deref() {
-            Some("r2") => format!("{task} (R\u{b2} on held-out rows)"),
-            Some("accuracy") => format!("{task} (accuracy on held-out rows)"),
-            Some(other) => format!("{task} ({other} on held-out rows)"),
+            Some("r2") => format!("{task}: held-out R\u{b2}"),
+            Some("accuracy") => format!("{task}: held-out accuracy"),
+            Some(other) => format!("{task}: held-out {other}"),
             None => (*task).to_owned(),
         };
         if let (Some(b), Some("accuracy")) = (baseline, metric.as_deref()) {
-            heading += &format!(", most frequent class {b:.2}");
+            heading += &format!(" (most frequent class {b:.2})");
         }
         let mut panel = Panel {
             heading,

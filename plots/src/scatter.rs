@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::axis::{Axis, Law, short};
+use crate::axis::{Axis, Law, drawable, short};
 use crate::legend::{Legend, Sample};
 use crate::output::PlotError;
 use crate::scene::{
@@ -56,7 +56,7 @@ fn looks(labels: &[String], what: &str) -> Looks {
     }
     let numbers: Option<Vec<f64>> = labels
         .iter()
-        .map(|l| l.parse::<f64>().ok().filter(|v| v.is_finite()))
+        .map(|l| l.parse::<f64>().ok().filter(|v| drawable(*v)))
         .collect();
     if let (Some(numbers), true) = (numbers, counts.len() > LABELS) {
         let dot = |share: f64| Series {
@@ -200,7 +200,7 @@ impl ScatterPlot<'_> {
             .iter()
             .copied()
             .enumerate()
-            .filter(|(_, p)| p.0.is_finite() && p.1.is_finite())
+            .filter(|(_, p)| drawable(p.0) && drawable(p.1))
             .collect();
         let lost = cloud.points.len() - finite.len();
         let [across, up] = axes(cloud);
@@ -274,7 +274,7 @@ fn axes(cloud: &Cloud) -> [Option<Axis>; 2] {
         cloud
             .points
             .iter()
-            .filter(|p| p.0.is_finite() && p.1.is_finite())
+            .filter(|p| drawable(p.0) && drawable(p.1))
     };
     [
         Axis::around(Law::Linear, finite().map(|p| p.0), 0.05),

@@ -411,7 +411,17 @@ where
                 font
             };
             let style = font.color(colour).pos(Pos::new(anchor.0, anchor.1));
-            area.draw_text(text, &style, place(*at))
+            // What stands in the middle of a line is for the most part as tall as a digit, not as an x.
+            let lower = match anchor.1 {
+                VPos::Center => size * 0.1,
+                _ => 0.0,
+            };
+            let at = if *turned {
+                (at.0 + lower, at.1)
+            } else {
+                (at.0, at.1 + lower)
+            };
+            area.draw_text(text, &style, place(at))
         }
     }
     .map_err(failed)

@@ -288,7 +288,8 @@ pub fn speed(speeds: &[Speed]) -> Result<Figure, PlotError> {
         let mut groups = Vec::new();
         for group in in_order(speeds.iter().map(|s| s.group.as_str())) {
             let of: Vec<&Speed> = speeds.iter().filter(|s| s.group == group).collect();
-            let first = of.first().map_or(f64::NAN, |s| value(s));
+            let first = of.iter().map(|s| value(s)).find(|v| v.is_finite());
+            let first = first.unwrap_or(f64::NAN);
             let bars: Vec<Bar> = of
                 .iter()
                 .filter(|s| value(s).is_finite())

@@ -115,6 +115,7 @@ const TWO_SIDED: [RGBColor; 5] = [
 ];
 
 fn between(steps: &[RGBColor], share: f64) -> RGBColor {
+    let share = if share.is_nan() { 0.0 } else { share };
     let at = share.clamp(0.0, 1.0) * (steps.len() - 1) as f64;
     let low = (at.floor() as usize).min(steps.len() - 2);
     let part = at - low as f64;

@@ -1,7 +1,10 @@
 //! Names of taps in figures.
 
-/// A tap's name without what all have in common: the layer alone for the trunk.
+/// A tap's name without what all have in common: the layer alone for the trunk, `emb` for the embeddings.
 pub(crate) fn short_tap(name: &str) -> String {
+    if name == "embedding" {
+        return "emb".to_owned();
+    }
     name.strip_prefix("layer.").map_or_else(
         || name.to_owned(),
         |rest| rest.trim_end_matches(".trunk").to_owned(),
@@ -64,7 +67,7 @@ mod tests {
             ["embedding", "layer.2.trunk", "layer.10.trunk", "pooled"]
         );
         let short: Vec<String> = found.iter().map(|t| short_tap(t)).collect();
-        assert_eq!(short, ["embedding", "2", "10", "pooled"]);
+        assert_eq!(short, ["emb", "2", "10", "pooled"]);
         assert_eq!(axis_label(&found[..3], "moe"), "layer of moe");
         assert_eq!(axis_label(&found, ""), "tap");
         assert_eq!(short_tap("layer.3.ffn.inner"), "3.ffn.inner");
