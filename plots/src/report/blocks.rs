@@ -21,10 +21,12 @@ fn table(w: &mut Writer, table: &Table) {
     w.tables += 1;
     let id = format!("table-{}", w.tables);
     let title = escape(&table.title);
+    // A long one scrolls in a window of its own, under its headings.
+    let long = if table.rows.len() > 24 { " long" } else { "" };
     // On paper a wide table is set smaller.
     let many = if table.columns.len() > 8 { " many" } else { "" };
     w.raw(&format!(
-        "<div class=\"card\" id=\"{id}\"><div class=\"wide\" tabindex=\"0\" role=\"group\" aria-label=\"{title}, scrolls sideways\">\n<table class=\"sorts{many}\"><caption>{title}</caption><thead><tr>"
+        "<div class=\"card\" id=\"{id}\"><div class=\"wide{long}\" tabindex=\"0\" role=\"group\" aria-label=\"{title}, scrolls\">\n<table class=\"sorts{many}\"><caption>{title}</caption><thead><tr>"
     ));
     for column in &table.columns {
         let class = if column.numeric { " class=\"n\"" } else { "" };
@@ -93,6 +95,11 @@ fn figure(w: &mut Writer, picture: &Picture) {
         escape(&picture.title),
         escape(&picture.caption)
     ));
+    if !picture.reading.is_empty() {
+        w.raw("<details><summary>How to read it</summary>");
+        w.element("p", &picture.reading);
+        w.raw("</details>\n");
+    }
     data(w, picture);
     source_details(w, &picture.sources);
     w.raw("</figure>\n");
@@ -101,13 +108,14 @@ fn figure(w: &mut Writer, picture: &Picture) {
 fn drawn(w: &mut Writer, picture: &Picture, id: &str, svg: &str) {
     let (width, height) = picture.size;
     // A figure of many models scrolls in a window of its own.
+    let keep = if picture.keep_colours { " keep" } else { "" };
     let tall = if f64::from(height) > 1.3 * f64::from(width) {
         " tall"
     } else {
         ""
     };
     w.raw(&format!(
-        "<div class=\"wide plot{tall}\" tabindex=\"0\" role=\"group\" aria-label=\"{}, scrolls{}\">\n<div class=\"draw\" style=\"max-width:{width}px;aspect-ratio:{width}/{height}\">{svg}</div></div>\n",
+        "<div class=\"wide plot{tall}\" tabindex=\"0\" role=\"group\" aria-label=\"{}, scrolls{}\">\n<div class=\"draw{keep}\" style=\"max-width:{width}px;min-width:min({width}px,720px);aspect-ratio:{width}/{height}\">{svg}</div></div>\n",
         escape(&picture.title),
         if picture.marks.is_empty() { "" } else { "; arrow keys read its values" }
     ));

@@ -224,6 +224,10 @@ pub struct Picture {
     pub title: String,
     /// What it shows, a sentence or two; also read to those who cannot see it.
     pub caption: String,
+    /// How to read it, where that takes more words.
+    pub reading: String,
+    /// Whether lightness is a value in it, so that dark colours must not turn it over.
+    pub keep_colours: bool,
     /// The figure.
     pub svg: String,
     /// Width and height in the units of `marks`.

@@ -11,6 +11,8 @@ fn picture(marks: usize) -> Picture {
         title: "A figure.".to_owned(),
         caption: NASTY.to_owned(),
         svg: "<svg width=\"40\" height=\"30\" viewBox=\"0 0 40 30\"><g id=\"g\"/></svg>".to_owned(),
+        reading: NASTY.to_owned(),
+        keep_colours: false,
         size: (40, 30),
         marks: vec![
             Mark {
