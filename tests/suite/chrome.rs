@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -22,9 +24,25 @@ pub fn program() -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Seconds after which a browser that hangs is ended.
+const PATIENCE: u64 = 240;
+
+/// Ends the browser when nobody holds it any more, or at the latest after [`PATIENCE`].
+fn watch(child: &Weak<Mutex<Child>>) {
+    for _ in 0..PATIENCE {
+        std::thread::sleep(Duration::from_secs(1));
+        if child.strong_count() == 0 {
+            return;
+        }
+    }
+    if let Some(child) = child.upgrade() {
+        let _ = child.lock().unwrap().kill();
+    }
+}
+
 /// A browser with one page.
 pub struct Browser {
-    child: Child,
+    child: Arc<Mutex<Child>>,
     requests: File,
     answers: BufReader<File>,
     session: String,
@@ -66,6 +84,9 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let child = Arc::new(Mutex::new(child));
+        let watched = Arc::downgrade(&child);
+        std::thread::spawn(move || watch(&watched));
         // Opened in the order in which the shell opens its ends.
         let requests = OpenOptions::new().write(true).open(&to).unwrap();
         let answers = BufReader::new(File::open(&from).unwrap());
@@ -191,8 +212,20 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self
+            .requests
+            .write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0");
+        let Ok(mut child) = self.child.lock() else {
+            return;
+        };
+        for _ in 0..50 {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 

@@ -123,10 +123,14 @@
 
   // What does not scroll, and has no values to read, is no stop of the Tab key.
   const frames = document.querySelectorAll(".wide");
+  // A faded edge says that there is more to the right.
+  const fade = (frame) => frame.classList.toggle("more", frame.scrollLeft + frame.clientWidth < frame.scrollWidth - 2);
+  for (const frame of frames) frame.addEventListener("scroll", () => fade(frame), { passive: true });
   const stops = () => {
     for (const frame of frames) {
       const values = frame.parentElement.querySelector(":scope > script");
       frame.tabIndex = values || frame.scrollWidth > frame.clientWidth || frame.scrollHeight > frame.clientHeight + 1 ? 0 : -1;
+      fade(frame);
     }
   };
   stops();
