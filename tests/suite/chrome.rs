@@ -25,7 +25,7 @@ pub fn program() -> Option<PathBuf> {
 }
 
 /// Seconds after which a browser that hangs is ended.
-const PATIENCE: u64 = 240;
+const PATIENCE: u64 = 600;
 
 /// Ends the browser when nobody holds it any more, or at the latest after [`PATIENCE`].
 fn watch(child: &Weak<Mutex<Child>>) {

@@ -177,7 +177,7 @@ fn sorting(browser: &mut Browser) {
             Array.from(table.tHead.rows[0].cells).forEach((heading, at) => {
               for (const [want, way] of [['ascending', 1], ['descending', -1]]) {
                 heading.firstElementChild.click();
-                const name = table.caption?.textContent + ' / ' + heading.textContent + ' ' + want;
+                const name = table.getAttribute('aria-labelledby') + ' / ' + heading.textContent + ' ' + want;
                 if (heading.getAttribute('aria-sort') !== want) wrong.push(name + ': says ' + heading.getAttribute('aria-sort'));
                 if (!heading.classList.contains('n')) continue;
                 const keys = Array.from(table.tBodies[0].rows, (r) => parseFloat(r.cells[at].dataset.k));

@@ -26,7 +26,7 @@ fn table(w: &mut Writer, table: &Table) {
     // On paper a wide table is set smaller.
     let many = if table.columns.len() > 8 { " many" } else { "" };
     w.raw(&format!(
-        "<div class=\"card\" id=\"{id}\"><div class=\"wide{long}\" tabindex=\"0\" role=\"group\" aria-label=\"{title}, scrolls\">\n<table class=\"sorts{many}\"><caption>{title}</caption><thead><tr>"
+        "<div class=\"card\" id=\"{id}\"><h3 class=\"caption\" id=\"{id}-h\">{title}</h3>\n<div class=\"wide{long}\" tabindex=\"0\" role=\"group\" aria-label=\"{title}, scrolls\">\n<table class=\"sorts{many}\" aria-labelledby=\"{id}-h\"><thead><tr>"
     ));
     for column in &table.columns {
         let class = if column.numeric { " class=\"n\"" } else { "" };
