@@ -7,6 +7,7 @@
 mod analyze;
 mod common;
 mod data;
+mod figures;
 mod onnx;
 
 #[cfg(feature = "train")]
