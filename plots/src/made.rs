@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 use tcd_analysis::cka::{CkaCell, CkaOptions, CkaResult, Reason};
-use tcd_analysis::compare::{CompareResult, Outcome};
+use tcd_analysis::compare::CompareResult;
 use tcd_analysis::geometry::{GeometryResult, Measures, TapGeometry};
 use tcd_analysis::likelihood::{LikelihoodCell, LikelihoodResult};
 use tcd_analysis::probe::{ProbeCell, ProbeOptions, ProbeResult, ProbeScores};
@@ -435,7 +435,6 @@ pub fn speeds() -> Vec<Speed> {
 }
 
 pub fn compare() -> CompareResult {
-    let _ = Outcome::Both;
     CompareResult {
         provenance: provenance("compare 1", &["moe", "distilled"]),
         labels: Vec::new(),

@@ -295,7 +295,7 @@ fn group_map(layer: &LayerRouting, g: &Grouping, data: &mut Table) -> Result<Map
         heading: format!("layer {}{share}", layer.layer),
         down: String::new(),
         across: "expert".to_owned(),
-        rows: g.groups.clone(),
+        rows: g.groups.iter().map(|n| n.replace('_', " ")).collect(),
         columns: numbers(experts),
         cells,
     })

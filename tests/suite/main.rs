@@ -8,6 +8,7 @@ mod analyze;
 mod chrome;
 mod common;
 mod data;
+mod figures;
 mod onnx;
 mod report_data;
 mod report_page;
