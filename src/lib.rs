@@ -10,10 +10,12 @@ pub mod data;
 #[cfg(feature = "train")]
 pub mod distill;
 pub mod eval;
+pub mod figures;
 pub mod files;
 pub mod machine;
 #[cfg(feature = "train")]
 pub mod model;
+pub mod report;
 pub mod run_log;
 pub mod seed;
 #[cfg(feature = "train")]

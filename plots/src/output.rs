@@ -1,31 +1,37 @@
-//! Writing a figure to a file, SVG or PNG by the ending.
+//! Writing a figure to a file, SVG or PNG.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use plotters::coord::Shift;
-use plotters::prelude::{BitMapBackend, DrawingArea, DrawingBackend, IntoDrawingArea, SVGBackend};
+use plotters::prelude::{BitMapBackend, IntoDrawingArea, SVGBackend};
+
+use crate::figure::Figure;
 
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
 pub enum PlotError {
     /// Nothing to draw.
-    #[error("there are no curves to draw")]
-    Empty,
-    /// The area is too small for the figure.
+    #[error("there is nothing to draw: {what}")]
+    Empty {
+        /// What is missing.
+        what: String,
+    },
+    /// The figure would be too large.
     #[error(
-        "the figure is too small: {width}x{height} pixels\nhint: make it at least {least_width}x{least_height}"
+        "the figure would be too large: {width:.0}x{height:.0} pixels\nhint: give fewer models, layers or rows"
     )]
-    Small {
-        /// Width asked for.
-        width: u32,
-        /// Height asked for.
-        height: u32,
-        /// Least width.
-        least_width: u32,
-        /// Least height.
-        least_height: u32,
+    Large {
+        /// Width it would have.
+        width: f64,
+        /// Height it would have.
+        height: f64,
+    },
+    /// A result contradicts itself.
+    #[error("the result is not whole: {what}")]
+    Result {
+        /// What is wrong with it.
+        what: String,
     },
     /// The embedded font cannot be read.
     #[error("the embedded font cannot be read")]
@@ -50,64 +56,66 @@ pub enum PlotError {
     },
 }
 
-/// A figure that can be drawn on any area; the number is the scale of its sizes.
-pub trait Figure {
-    /// Width and height in pixels at scale 1.
-    fn size(&self) -> (u32, u32);
+impl PlotError {
+    pub(crate) fn empty(what: impl Into<String>) -> Self {
+        PlotError::Empty { what: what.into() }
+    }
 
-    /// Draws it.
-    fn draw<DB: DrawingBackend>(
-        &self,
-        area: &DrawingArea<DB, Shift>,
-        scale: f64,
-    ) -> Result<(), PlotError>
-    where
-        DB::ErrorType: 'static;
+    pub(crate) fn result(what: impl Into<String>) -> Self {
+        PlotError::Result { what: what.into() }
+    }
 }
 
 /// PNG pixels for one pixel of the figure.
 const PNG_SCALE: u32 = 2;
+/// Most pixels of a PNG at that scale; a larger figure gets one for one.
+const PNG_PIXELS: u64 = 60_000_000;
 
-/// Draws a figure into a file that ends in `.svg` or `.png`; the file appears whole or not at all.
-pub fn write_figure(figure: &impl Figure, path: &Path) -> Result<(), PlotError> {
+/// The figure as SVG.
+pub(crate) fn svg_of(figure: &Figure) -> Result<String, PlotError> {
+    let mut text = String::new();
+    figure.draw(
+        &SVGBackend::with_string(&mut text, figure.size()).into_drawing_area(),
+        1.0,
+    )?;
+    Ok(text)
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> PlotError {
+    let path = path.to_owned();
+    move |source| PlotError::Io { path, source }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Writes an SVG to a sibling, then renames it.
+pub(crate) fn write_svg(figure: &Figure, path: &Path) -> Result<(), PlotError> {
+    let temporary = beside(path, ".tmp");
+    fs::write(&temporary, svg_of(figure)?).map_err(failed(path))?;
+    fs::rename(&temporary, path).map_err(failed(path))
+}
+
+/// Writes a PNG to a sibling, then renames it.
+pub(crate) fn write_png(figure: &Figure, path: &Path) -> Result<(), PlotError> {
+    // The bitmap encoder goes by the ending.
+    let temporary = beside(path, ".tmp.png");
+    // An unwritable place is found before the drawing, with the system's own reason.
+    fs::write(&temporary, []).map_err(failed(path))?;
     let (width, height) = figure.size();
-    let ending = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .map(str::to_ascii_lowercase);
-    let mut temporary = path.as_os_str().to_owned();
-    let io = |source| PlotError::Io {
-        path: path.to_owned(),
-        source,
+    let pixels = u64::from(width) * u64::from(height) * u64::from(PNG_SCALE * PNG_SCALE);
+    let scale = if pixels > PNG_PIXELS { 1 } else { PNG_SCALE };
+    let drawn = {
+        let size = (width * scale, height * scale);
+        let area = BitMapBackend::new(&temporary, size).into_drawing_area();
+        figure.draw(&area, f64::from(scale))
     };
-    match ending.as_deref() {
-        Some("svg") => {
-            let mut text = String::new();
-            figure.draw(
-                &SVGBackend::with_string(&mut text, (width, height)).into_drawing_area(),
-                1.0,
-            )?;
-            temporary.push(".tmp");
-            fs::write(&temporary, text).map_err(io)?;
-        }
-        Some("png") => {
-            // The bitmap encoder goes by the ending too.
-            temporary.push(".tmp.png");
-            // An unwritable place is found before the drawing, with the system's own reason.
-            fs::write(&temporary, []).map_err(io)?;
-            let size = (width * PNG_SCALE, height * PNG_SCALE);
-            let area = BitMapBackend::new(Path::new(&temporary), size).into_drawing_area();
-            let drawn = figure.draw(&area, f64::from(PNG_SCALE));
-            if drawn.is_err() {
-                let _ = fs::remove_file(&temporary);
-            }
-            drawn?;
-        }
-        _ => {
-            return Err(PlotError::Format {
-                path: path.to_owned(),
-            });
-        }
+    if drawn.is_err() {
+        let _ = fs::remove_file(&temporary);
     }
-    fs::rename(&temporary, path).map_err(io)
+    drawn?;
+    fs::rename(&temporary, path).map_err(failed(path))
 }

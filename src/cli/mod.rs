@@ -29,6 +29,7 @@ pub mod predict;
 #[cfg(feature = "train")]
 pub mod pretrain;
 mod progress;
+pub mod report;
 mod rows;
 pub mod submit;
 pub mod tokenizer;
@@ -95,9 +96,11 @@ enum Command {
     /// Compare and explain models by their hidden states: CKA and other measures, geometry, probes, routing, transfer.
     #[command(subcommand)]
     Analyze(analyze::Analyze),
-    /// Draw figures from runs.
+    /// Draw figures of runs and results, as SVG or PNG, with their numbers beside them.
     #[command(subcommand)]
     Plot(plot::Plot),
+    /// Write one page of everything that was found: claims and verdicts, tables, figures, sources.
+    Report(report::Report),
 }
 
 /// What a command that ran to its end has to say: exit code 0, or 1 where it is a check that failed.
@@ -137,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Glue(c) => c.run(),
         Command::Analyze(c) => c.run(),
         Command::Plot(c) => c.run(),
+        Command::Report(c) => c.run(),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -17,7 +17,8 @@ const ROWS: usize = 40;
 const LENGTH: usize = 12;
 const WIDTH: usize = 8;
 
-struct Place(tempfile::TempDir);
+/// A folder with features files of two models, `a.safetensors` and `b.safetensors`.
+pub(crate) struct Place(tempfile::TempDir);
 
 /// What a model's file holds beside noise of its own seed.
 struct Model {
@@ -29,7 +30,7 @@ struct Model {
 }
 
 impl Place {
-    fn new() -> Place {
+    pub(crate) fn new() -> Place {
         let place = Place(tempfile::tempdir().unwrap());
         std::fs::write(place.path("tokenizer.json"), TOKENIZER).unwrap();
         place.model(
@@ -51,7 +52,7 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -199,7 +200,7 @@ impl Place {
         )
     }
 
-    fn ok(&self, arguments: &str) -> String {
+    pub(crate) fn ok(&self, arguments: &str) -> String {
         let (code, out, err) = self.run(arguments);
         assert_eq!(code, 0, "{arguments}: {err}");
         out

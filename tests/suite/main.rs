@@ -5,10 +5,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod analyze;
+mod chrome;
 mod common;
 mod data;
+mod figures;
 mod onnx;
 mod outside;
+mod report_data;
+mod report_page;
 
 #[cfg(feature = "train")]
 mod distillation;

@@ -3,6 +3,7 @@
 //! Needs no libtorch itself, so that it can install it. Exit codes: 0 done, 1 a check failed, 2 an error.
 
 mod bench;
+mod browser;
 mod demo;
 mod process;
 mod setup;

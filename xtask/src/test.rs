@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{Outcome, process, setup, wheels};
+use crate::{Outcome, browser, process, setup, wheels};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -17,6 +17,9 @@ pub struct Test {
     /// Leave out everything that needs libtorch (and do not install it).
     #[arg(long)]
     no_train: bool,
+    /// Install the Chromium in which the report is tested, where there is none (Debian's package; takes root).
+    #[arg(long)]
+    install_browser: bool,
     /// Test this package only.
     #[arg(long, short, value_name = "NAME")]
     package: Option<String>,
@@ -63,6 +66,7 @@ impl Test {
     pub fn all() -> Self {
         Self {
             no_train: false,
+            install_browser: false,
             package: None,
             filters: Vec::new(),
         }
@@ -85,6 +89,7 @@ impl Test {
             setup::ensure()?;
         }
         wheels::ensure();
+        browser::ensure(self.install_browser)?;
         let mut counts = Counts::default();
         for selection in self.selections() {
             let mut cargo = process::cargo(["test", "--no-fail-fast"]);

@@ -44,6 +44,9 @@ pub struct Cell {
     pub low: f64,
     /// Runs: the setting's seeds.
     pub runs: usize,
+    /// Score of each seed, by seed.
+    #[serde(skip)]
+    pub by_seed: Vec<(u64, f64)>,
     /// Settings that were tried.
     pub settings: usize,
     /// Each split's metrics, in the order of the table of tasks: medians, or those of the best run.
@@ -106,6 +109,11 @@ fn setting(result: &TaskResult) -> (Setting, u64) {
 }
 
 impl Run<'_> {
+    fn seed(&self) -> u64 {
+        let record = self.splits.values().find_map(|r| r.finetuning.as_ref());
+        record.map_or(0, |f| f.seed)
+    }
+
     /// Mean over its splits.
     fn score(&self) -> f64 {
         let sum: f64 = self
@@ -195,6 +203,8 @@ fn cell(
         }
     }
     let best = runs[last].score();
+    let mut by_seed: Vec<(u64, f64)> = runs.iter().map(|run| (run.seed(), run.score())).collect();
+    by_seed.sort_by_key(|(seed, _)| *seed);
     Some(Cell {
         task: task.name,
         splits: run.splits.values().map(|r| r.split.clone()).collect(),
@@ -206,6 +216,7 @@ fn cell(
         best,
         low: runs[0].score(),
         runs: runs.len(),
+        by_seed,
         settings: tried,
         metrics: metrics.collect(),
         finetuning: run.splits.values().find_map(|r| r.finetuning.clone()),
