@@ -67,7 +67,7 @@ pub fn spectra(result: &GeometryResult) -> Result<Figure, PlotError> {
                 points: points
                     .clone()
                     .map(|(k, l)| Point::new(k as f64 + 1.0, share(l)))
-                    .filter(|p| !(p.y <= 1e-9))
+                    .filter(|p| p.y.is_nan() || p.y > 1e-9)
                     .collect(),
                 faint: false,
             });

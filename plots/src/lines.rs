@@ -55,6 +55,14 @@ pub(crate) struct LineOf {
     pub faint: bool,
 }
 
+/// An area: its corners in data coordinates.
+#[derive(Clone, Debug)]
+pub(crate) struct Shade {
+    pub corners: Vec<(f64, f64)>,
+    pub colour: RGBColor,
+    pub opacity: f64,
+}
+
 /// A panel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panel {
@@ -67,8 +75,8 @@ pub(crate) struct Panel {
     pub bounds: Option<(f64, f64)>,
     /// The axis has zero in it.
     pub zero: bool,
-    /// Areas in data coordinates, behind the lines.
-    pub areas: Vec<(Vec<(f64, f64)>, RGBColor, f64)>,
+    /// Areas behind the lines.
+    pub areas: Vec<Shade>,
 }
 
 /// What a series is called and looks like.
@@ -353,9 +361,13 @@ impl LinePlot {
                 bottom - at_y * layout.height,
             ))
         };
-        for (corners, colour, opacity) in &panel.areas {
-            let corners = corners.iter().filter_map(|p| place(p.0, p.1)).collect();
-            scene.area(corners, *colour, *opacity);
+        for shade in &panel.areas {
+            let corners = shade
+                .corners
+                .iter()
+                .filter_map(|p| place(p.0, p.1))
+                .collect();
+            scene.area(corners, shade.colour, shade.opacity);
         }
         for line in &panel.lines {
             let Some(named) = self.series.get(line.series) else {

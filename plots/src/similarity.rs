@@ -174,9 +174,11 @@ pub fn cka_grid(results: &[&CkaResult]) -> Result<Figure, PlotError> {
 struct Depth {
     measure: String,
     pair: String,
-    /// Tap, value, interval, upper end of the null.
-    cells: Vec<(String, Option<f64>, Option<[f64; 2]>, Option<f64>)>,
+    cells: Vec<DepthCell>,
 }
+
+/// Tap, value, interval, upper end of the null.
+type DepthCell = (String, Option<f64>, Option<[f64; 2]>, Option<f64>);
 
 fn depths(ckas: &[&CkaResult], similarities: &[&SimilarityResult]) -> Vec<Depth> {
     let mut found = Vec::new();

@@ -48,8 +48,11 @@ impl XAxis {
 
 type Value = fn(&CurvePoint) -> f64;
 
-/// The panels of `curves`: heading, value, and where the range stays.
-const PANELS: [(&str, Value, Option<(f64, f64)>); 2] = [
+/// Heading, value, and where the range stays.
+type Curve = (&'static str, Value, Option<(f64, f64)>);
+
+/// The panels of `curves`.
+const PANELS: [Curve; 2] = [
     (
         "held-out log-likelihood (nats per masked token)",
         |p| p.heldout_log_likelihood,
@@ -91,7 +94,7 @@ pub fn curves(
         XAxis::Tokens => p.tokens as f64,
         XAxis::Hours => p.wall_seconds / 3600.0,
     };
-    let panel = |(heading, value, bounds): &(&str, Value, Option<(f64, f64)>)| Panel {
+    let panel = |(heading, value, bounds): &Curve| Panel {
         heading: (*heading).to_owned(),
         bounds: *bounds,
         lines: runs

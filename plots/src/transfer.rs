@@ -7,7 +7,7 @@ use crate::axis::{Law, short};
 use crate::figure::{Figure, Table, Words};
 use crate::kinds::kind_of;
 use crate::legend::Sample;
-use crate::lines::{Across, LineOf, LinePlot, Named, Panel, Point};
+use crate::lines::{Across, LineOf, LinePlot, Named, Panel, Point, Shade};
 use crate::output::PlotError;
 use crate::style::{FAINT, series};
 
@@ -59,7 +59,11 @@ fn figure(result: &TransferResult, gap: Option<&TransferGap>) -> Result<Figure, 
         if let (Some(a), Some(b), Some(overlap)) = (mean(&gap.a), mean(&gap.b), gap.overlap) {
             let lower = within(b, overlap).into_iter().rev();
             let corners: Vec<_> = within(a, overlap).into_iter().chain(lower).collect();
-            panel.areas.push((corners, SHADE, 0.22));
+            panel.areas.push(Shade {
+                corners,
+                colour: SHADE,
+                opacity: 0.22,
+            });
             extra.push((
                 Sample::Fill(crate::style::Series {
                     colour: RGBColor(210, 210, 210),

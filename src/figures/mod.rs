@@ -122,22 +122,13 @@ pub fn figures_of(paths: &[PathBuf]) -> Result<Drawn, FiguresError> {
             Err(FiguresError::Nothing { .. }) => {}
             Err(error) => drawn.missing.push(error),
         }
-        // One figure shows less of runs than their tokens and hours do.
+        // Runs are compared at equal tokens and at equal time too.
         if kind.name == "curves" && found.iter().any(|f| f.source() == Source::Run) {
-            let choices = Choices {
-                x: XAxis::Tokens,
-                ..Choices::default()
-            };
-            drawn
-                .figures
-                .extend(draw::kind_of(kind, &found, &choices).unwrap_or_default());
-            let choices = Choices {
-                x: XAxis::Hours,
-                ..Choices::default()
-            };
-            drawn
-                .figures
-                .extend(draw::kind_of(kind, &found, &choices).unwrap_or_default());
+            for x in [XAxis::Tokens, XAxis::Hours] {
+                let choices = Choices { x, title: None };
+                let more = draw::kind_of(kind, &found, &choices);
+                drawn.figures.extend(more.unwrap_or_default());
+            }
         }
     }
     Ok(drawn)
