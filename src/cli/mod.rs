@@ -30,6 +30,8 @@ pub mod predict;
 pub mod pretrain;
 mod progress;
 mod rows;
+#[cfg(feature = "train")]
+pub mod run;
 pub mod submit;
 pub mod tokenizer;
 #[cfg(feature = "train")]
@@ -98,6 +100,9 @@ enum Command {
     /// Draw figures from runs.
     #[command(subcommand)]
     Plot(plot::Plot),
+    /// Run a whole study, from text to report: what is done is skipped, what was stopped goes on.
+    #[cfg(feature = "train")]
+    Run(run::Run),
 }
 
 /// What a command that ran to its end has to say: exit code 0, or 1 where it is a check that failed.
@@ -137,6 +142,8 @@ pub fn main() -> ExitCode {
         Command::Glue(c) => c.run(),
         Command::Analyze(c) => c.run(),
         Command::Plot(c) => c.run(),
+        #[cfg(feature = "train")]
+        Command::Run(c) => c.run(),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
