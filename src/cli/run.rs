@@ -1,21 +1,27 @@
 //! `tcd run`: a whole study, stage by stage.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::{Outcome, note, out};
 use crate::study::estimate::{bytes, duration};
-use crate::study::key::{Hashes, keys};
-use crate::study::plan::Means;
+use crate::study::key::keys;
+use crate::study::plan::{Means, report_page};
+use crate::study::record::{Folder, Standing};
+use crate::study::run::{Options, Ran, State, run};
 use crate::study::{Plan, Study, StudyConfig, describe_study};
 use crate::train::config::load;
 
 const EXAMPLES: &str = "\
 Examples:
   tcd run --print-config > study.toml
-  tcd run --config configs/cpu-study.toml --set output=runs/study --set data.text='[\"my-text\"]' --set data.glue=glue --dry-run
+  tcd run --config configs/cpu-study.toml --set 'data.text=[\"my-text\"]' --set data.glue=glue --dry-run
   tcd run --config study.toml --jobs 2
   tcd run --config study.toml --only finetune --keep-going
   tcd run --config study.toml --from figures";
@@ -43,9 +49,18 @@ pub struct Run {
     /// With `--dry-run`, also every command.
     #[arg(long, requires = "dry_run")]
     commands: bool,
+    /// Only this stage, or all of this group, such as `finetune`; what it needs must be done. May be given several times.
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
+    /// Do this stage, or all of this group, anew, and what rests on it. May be given several times.
+    #[arg(long, value_name = "STAGE")]
+    from: Vec<String>,
     /// Stages beside each other; they share the cores.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
+    /// After a failure go on with what does not need the stage that failed.
+    #[arg(long)]
+    keep_going: bool,
 }
 
 impl Run {
@@ -53,16 +68,34 @@ impl Run {
     pub fn run(&self) -> Result<Outcome> {
         let config: StudyConfig =
             load(self.config.as_deref(), &self.set).context("cannot load the configuration")?;
+        let text = describe_study(&config)?;
         if self.print_config {
-            out(describe_study(&config)?.trim_end());
+            out(text.trim_end());
             return Ok(Outcome::Done);
         }
         let study = config.validate()?;
         let plan = Plan::new(&study, self.means(&study));
+        let (only, anew) = (named(&plan, &self.only)?, named(&plan, &self.from)?);
         if self.dry_run {
             self.list(&study, &plan);
+            return Ok(Outcome::Done);
         }
-        Ok(Outcome::Done)
+        let folder = Folder::open(&study.config.output)?;
+        folder.write("study.toml".as_ref(), &text)?;
+        let stop = watch()?;
+        let terminal = std::io::stderr().is_terminal();
+        let options = Options {
+            program: std::env::current_exe().context("cannot find this program")?,
+            jobs: usize::from(self.jobs),
+            keep_going: self.keep_going,
+            only,
+            anew,
+            every: Duration::from_secs(if terminal { 15 } else { 60 }),
+            stop: &stop,
+        };
+        let start = Instant::now();
+        let ran = run(&plan, &folder, &options, &mut |line| note(line))?;
+        self.end(&study, &plan, &ran, start.elapsed())
     }
 
     fn means(&self, study: &Study) -> Means {
@@ -74,58 +107,200 @@ impl Run {
         Means { threads }
     }
 
-    /// The stages, what each will take, and the sum.
+    /// The stages, where each stands and what it will take, and the sum.
     fn list(&self, study: &Study, plan: &Plan) {
-        let folder = &study.config.output;
         let machine = &study.config.machine;
-        let mut hashes = Hashes::default();
-        if let Err(error) = keys(plan, &mut hashes) {
-            note(&format!("not yet: {error}"));
-        }
-        out(&format!(
-            "{:<34}{:>10}{:>10}  what",
-            "stage", "time", "memory"
-        ));
-        let (mut seconds, mut most) = (0.0, 0.0f64);
-        for stage in &plan.stages {
-            let time = stage.cost.map(|cost| machine.seconds(cost.flops));
-            let memory = stage.cost.map(|cost| cost.bytes);
-            seconds += time.unwrap_or(0.0);
-            most = most.max(memory.unwrap_or(0.0));
-            let shown = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        let folder = Folder::look(&study.config.output);
+        let standings: Vec<Option<Standing>> = match keys(plan, &mut folder.hashes()) {
+            Ok(keys) => {
+                let stages = plan.stages.iter().zip(&keys);
+                stages
+                    .map(|(s, key)| Some(folder.standing(s, key)))
+                    .collect()
+            }
+            Err(error) => {
+                note(&format!("not yet: {error}"));
+                vec![None; plan.stages.len()]
+            }
+        };
+        let wide = plan.stages.iter().map(|s| s.name.len()).max().unwrap_or(0);
+        let line = |name: &str, state: &str, time: &str, memory: &str, what: &str| {
             out(&format!(
-                "{:<34}{:>10}{:>10}  {}",
-                stage.name,
-                shown(time.map(duration)),
-                shown(memory.map(bytes)),
-                stage.what
+                "{name:<wide$}  {state:<8}{time:>9}{memory:>9}  {what}"
             ));
+        };
+        line("stage", "state", "time", "memory", "what");
+        let (mut seconds, mut most, mut left) = (0.0, 0.0f64, 0.0);
+        for (stage, standing) in plan.stages.iter().zip(&standings) {
+            let time = stage.cost.map_or(0.0, |cost| machine.seconds(cost.flops));
+            seconds += time;
+            if !matches!(standing, Some(Standing::Done(_))) {
+                left += time;
+            }
+            most = most.max(stage.cost.map_or(0.0, |cost| cost.bytes));
+            let (time, memory) = match stage.cost {
+                Some(cost) => (duration(time), bytes(cost.bytes)),
+                None => ("-".to_owned(), "-".to_owned()),
+            };
+            let state = standing.as_ref().map_or("?", Standing::word);
+            line(&stage.name, state, &time, &memory, &stage.what);
             if let Some(details) = &stage.details {
-                out(&format!("{:<34}{details}", ""));
+                line("", "", "", "", details);
             }
             if self.commands {
                 for call in &stage.calls {
-                    out(&format!("    {}", call.shown(folder)));
+                    out(&format!("    {}", call.shown(folder.path())));
                 }
             }
         }
+        let rate = machine.gflops;
         out(&format!(
-            "\n{} stages; training and fine-tuning take about {} at {} GFLOP/s (`machine.gflops`), {} with {} stages beside \
-             each other, and up to {} of memory each; a stage without an estimate takes seconds to minutes",
+            "\n{} stages. Training and fine-tuning take about {} in all, {} of it still to do, at {rate} GFLOP/s a stage \
+             (`machine.gflops`); `--jobs N` divides it by N where there are N cores or devices. A stage takes up to {} of \
+             memory. What has no estimate takes seconds to minutes.",
             plan.stages.len(),
             duration(seconds),
-            machine.gflops,
-            duration(seconds / f64::from(self.jobs)),
-            self.jobs,
+            duration(left),
             bytes(most),
         ));
-        let limit = machine.memory_gb * 1e9;
-        if limit > 0.0 && most > limit {
+        let limit = machine.memory_gb;
+        if limit > 0.0 && most > limit * 1e9 {
             note(&format!(
-                "more than the machine has ({} GB, `machine.memory_gb`); hint: a smaller `pretrain.data.batch_size` with more \
-                 `pretrain.data.accumulation`, or fewer experts",
-                machine.memory_gb
+                "that is more than the machine has ({limit} GB, `machine.memory_gb`); hint: a smaller `pretrain.data.batch_size` \
+                 with more `pretrain.data.accumulation`, or fewer experts"
             ));
         }
     }
+
+    /// Says what the run came to.
+    fn end(&self, study: &Study, plan: &Plan, ran: &Ran, took: Duration) -> Result<Outcome> {
+        for failure in &ran.failures {
+            note(&format!(
+                "\nstage `{}` failed ({}); the end of its log, `{}`:",
+                failure.stage,
+                failure.how,
+                failure.log.display()
+            ));
+            for line in &failure.tail {
+                note(&format!("    {line}"));
+            }
+        }
+        summary(plan, ran, took);
+        let again = "the same command goes on from here";
+        if ran.stopped {
+            note(&format!("stopped; {again}"));
+            return Ok(Outcome::Done);
+        }
+        if let [first, ..] = ran.failures.as_slice() {
+            let names: Vec<&str> = ran.failures.iter().map(|f| f.stage.as_str()).collect();
+            bail!(
+                "failed: {}; hint: mend what the log says, then {again}; `--only {}` tries that stage alone, `--keep-going` does \
+                 what does not need it",
+                names.join(", "),
+                first.stage
+            );
+        }
+        let blocked = ran.states.iter().position(|s| *s == State::Blocked);
+        if let Some(stage) = blocked {
+            let stage = &plan.stages[stage];
+            let undone = |name: &&String| {
+                let need = plan.find(name);
+                need.is_some_and(|need| !ran.states[need].settled())
+            };
+            let needs: Vec<&str> = stage
+                .needs
+                .iter()
+                .filter(undone)
+                .map(String::as_str)
+                .collect();
+            bail!(
+                "stage `{}` needs what is not done: {}; hint: leave `--only` out, or name these too",
+                stage.name,
+                needs.join(", ")
+            );
+        }
+        let failed = |i: &usize| ran.states[*i] == State::CheckFailed;
+        let checks: Vec<&str> = (0..plan.stages.len())
+            .filter(failed)
+            .map(|i| plan.stages[i].name.as_str())
+            .collect();
+        if !checks.is_empty() {
+            note(&format!(
+                "what these checked does not hold: {}; their logs in `{}` say more",
+                checks.join(", "),
+                study.config.output.join("logs").display()
+            ));
+        }
+        let page = study.config.output.join(report_page());
+        let results = study.config.output.join("results");
+        match page.is_file() && study.config.report.page {
+            true => out(&format!("report: {}", page.display())),
+            false => out(&format!("results: {}", results.display())),
+        }
+        match checks.is_empty() {
+            true => Ok(Outcome::Done),
+            false => Ok(Outcome::CheckFailed),
+        }
+    }
+}
+
+/// Stages by names and groups.
+fn named(plan: &Plan, names: &[String]) -> Result<Vec<usize>> {
+    let mut found = Vec::new();
+    for name in names {
+        found.extend(plan.named(name)?);
+    }
+    Ok(found)
+}
+
+/// A table of the groups: how many stages came to what, and their time at work.
+fn summary(plan: &Plan, ran: &Ran, took: Duration) {
+    let line = |group: &str, states: &str, time: &str| {
+        out(format!("{group:<12}{states:<34}{time:>10}").trim_end());
+    };
+    line("\nstage", " state", "time");
+    let mut all = 0.0;
+    for group in plan.groups() {
+        let of: Vec<usize> = (0..plan.stages.len())
+            .filter(|&i| plan.stages[i].group == group)
+            .collect();
+        let mut states: Vec<(State, usize)> = Vec::new();
+        for &i in &of {
+            match states.iter_mut().find(|(s, _)| *s == ran.states[i]) {
+                Some((_, count)) => *count += 1,
+                None => states.push((ran.states[i], 1)),
+            }
+        }
+        let words: Vec<String> = states
+            .iter()
+            .map(|(state, count)| match of.len() {
+                1 => state.word().to_owned(),
+                _ => format!("{count} {}", state.word()),
+            })
+            .collect();
+        let seconds: f64 = of.iter().map(|&i| ran.seconds[i]).sum();
+        all += seconds;
+        line(group, &words.join(", "), &duration(seconds));
+    }
+    let took = duration(took.as_secs_f64());
+    line(
+        "together",
+        &format!("{took} in this sitting"),
+        &duration(all),
+    );
+}
+
+/// Counts Ctrl-C: the first lets the stages at work save, the second ends them.
+fn watch() -> Result<Arc<AtomicUsize>> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let handler = count.clone();
+    ctrlc::set_handler(move || match handler.fetch_add(1, Ordering::Relaxed) {
+        0 => {
+            note("stopping: the stages at work save what they can; Ctrl-C again ends them at once")
+        }
+        1 => note("ending at once"),
+        _ => std::process::exit(130),
+    })
+    .context("cannot watch for Ctrl-C")?;
+    Ok(count)
 }

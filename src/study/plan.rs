@@ -75,6 +75,11 @@ pub(super) mod at {
     }
 }
 
+/// The report, in the folder of a study.
+pub fn report_page() -> &'static str {
+    at::REPORT
+}
+
 /// How stages are run; no part of any key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Means {
