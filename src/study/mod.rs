@@ -12,7 +12,6 @@ pub mod config;
 pub mod estimate;
 pub mod key;
 pub mod plan;
-mod plan_analysis;
 pub mod process;
 pub mod record;
 pub mod run;

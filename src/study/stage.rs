@@ -27,6 +27,8 @@ pub struct Word {
     pub text: String,
     /// The place.
     pub place: Option<Place>,
+    /// Whether the word is left out where the place is not there: a stage that found nothing to say wrote nothing.
+    pub if_there: bool,
 }
 
 impl Word {
@@ -35,7 +37,21 @@ impl Word {
         Word {
             text: text.into(),
             place: Some(place),
+            if_there: false,
         }
+    }
+
+    /// A place in the study, left out where it is not there.
+    pub fn if_there(path: impl Into<PathBuf>) -> Word {
+        Word {
+            if_there: true,
+            ..Word::from(here(path))
+        }
+    }
+
+    /// Whether it is left out.
+    fn left_out(&self, study: &Path) -> bool {
+        self.if_there && !Path::new(&self.shown(study)).exists()
     }
 
     /// The word as it stands on the command line, for a study in this folder.
@@ -55,13 +71,18 @@ impl From<&str> for Word {
         Word {
             text: text.to_owned(),
             place: None,
+            if_there: false,
         }
     }
 }
 
 impl From<String> for Word {
     fn from(text: String) -> Word {
-        Word { text, place: None }
+        Word {
+            text,
+            place: None,
+            if_there: false,
+        }
     }
 }
 
@@ -119,9 +140,10 @@ impl Call {
         self
     }
 
-    /// All words as they stand on the command line.
+    /// All words as they stand on the command line, without those whose place is not there.
     pub fn arguments(&self, study: &Path) -> Vec<String> {
-        let words = self.words.iter().map(|word| word.shown(study));
+        let words = self.words.iter().filter(|word| !word.left_out(study));
+        let words = words.map(|word| word.shown(study));
         words.chain(self.free.iter().cloned()).collect()
     }
 

@@ -31,3 +31,5 @@ mod print_config;
 mod resume;
 #[cfg(feature = "train")]
 mod run_directory;
+#[cfg(feature = "train")]
+mod study;

@@ -3,14 +3,19 @@
 
 use std::path::PathBuf;
 
-use super::checked::Model;
-use super::plan::{Maker, at};
-use super::stage::{Call, Stage, Word, here};
+use super::{Maker, at};
 use crate::data::glue::{Kind, Task};
+use crate::study::checked::Model;
+use crate::study::stage::{Call, Stage, Word, here};
 
 /// Features of a model: on text, on a task's rows, on a task's rows after fine-tuning.
 fn features(model: &Model, of: &str) -> PathBuf {
     PathBuf::from(format!("features/{}-{of}.safetensors", model.name()))
+}
+
+/// What features after fine-tuning on a task are of.
+fn tuned(task: &str) -> String {
+    format!("{task}-tuned")
 }
 
 /// `FAMILY=FILE`, as results name the model.
@@ -75,7 +80,7 @@ pub(super) fn analysis(maker: &mut Maker) {
     comparisons(maker, &models);
 }
 
-/// Completes a stage whose one call writes `results/STAGE.json`, over features of these models.
+/// Completes a stage whose one call writes `results/STAGE.json`, over features of these models before fine-tuning.
 fn measure(maker: &mut Maker, mut stage: Stage, models: &[&Model]) {
     let out = at::result(&format!("{}.json", stage.name));
     stage.calls = stage
@@ -117,25 +122,32 @@ fn take_features(maker: &mut Maker, model: &Model) {
         .after([format!("export-{name}"), "sample".to_owned()])
         .call(call)
         .writes(out);
+    let on_task = |maker: &Maker, dir: PathBuf, task: &String, out: &PathBuf| {
+        take(maker, dir)
+            .with([
+                "--max-length".to_owned(),
+                config.finetune.max_length.to_string(),
+            ])
+            .with(["--task", task])
+            .option("--data", maker.glue_data(std::slice::from_ref(task)))
+            .option("--out", here(out))
+    };
     for task in &config.analysis.tasks {
-        let data = maker.glue_data(std::slice::from_ref(task));
-        for (dir, of) in [
-            (at::model(&name), task.clone()),
-            (at::best(&name, task), format!("{task}-tuned")),
-        ] {
-            let out = features(model, &of);
-            let call = take(maker, dir)
-                .with([
-                    "--max-length".to_owned(),
-                    config.finetune.max_length.to_string(),
-                ])
-                .with(["--task", task])
-                .option("--data", data.clone())
-                .option("--out", here(&out));
-            stage = stage.call(call).writes(out);
-        }
+        let out = features(model, task);
+        let call = on_task(maker, at::model(&name), task, &out);
+        stage = stage.call(call).writes(out);
     }
     maker.add(stage);
+    for task in &config.analysis.tasks {
+        let out = features(model, &tuned(task));
+        let call = on_task(maker, at::best(&name, task), task, &out);
+        let what = format!("take hidden states of {name} fine-tuned on {task}");
+        let stage = Stage::new("features", &format!("{name}-{task}"), what)
+            .after([format!("finetune-{name}-{task}")])
+            .call(call)
+            .writes(out);
+        maker.add(stage);
+    }
 }
 
 fn projections(maker: &mut Maker, model: &Model) {
@@ -211,9 +223,8 @@ fn comparisons(maker: &mut Maker, models: &[&Model]) {
             if Task::find(task).is_none_or(|t| t.kind != Kind::Classification) {
                 continue;
             }
-            let tuned = format!("{task}-tuned");
             let call = Call::new(["analyze", "compare"])
-                .with([named(a, &tuned), named(b, &tuned)])
+                .with([named(a, &tuned(task)), named(b, &tuned(task))])
                 .with(["--rows", "cls"]);
             let (x, y) = (&a.family, &b.family);
             let stage = Stage::new(
@@ -221,8 +232,9 @@ fn comparisons(maker: &mut Maker, models: &[&Model]) {
                 &format!("{x}-{y}-{task}"),
                 format!("rows of {task} on which {x} and {y} differ"),
             )
+            .after([a, b].map(|m| format!("features-{}-{task}", m.name())))
             .call(call);
-            measure(maker, stage, &[a, b]);
+            measure(maker, stage, &[]);
         }
     }
 }
