@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use super::tokenizer::byte_bar;
@@ -184,6 +184,13 @@ impl Sample {
         let special = tokenizer.special().ids();
         let rows = corpus.split(Split::HeldOut);
         let count = self.rows.min(rows.len());
+        if count == 0 {
+            bail!(
+                "no rows to take of {} held-out ones in `{}`; hint: build the corpus with a larger `--held-out`",
+                rows.len(),
+                self.corpus.display()
+            );
+        }
         let (mut text, mut row) = (String::new(), Vec::new());
         for i in 0..count {
             rows.row(i * rows.len() / count, &mut row)?;

@@ -30,11 +30,13 @@ impl StudyConfig {
             "`output` must name the folder of the study".to_owned()
         });
         distinct(&mut found, "seeds", &self.seeds);
-        if let Some(name) = &self.runtime {
-            found.must(["ort", "tract", "tch"].contains(&name.as_str()), || {
-                format!("`runtime` must be `ort`, `tract` or `tch`: `{name}`")
-            });
-        }
+        let engines = ["tract", "ort", "tch"];
+        found.must(engines.contains(&self.runtime.as_str()), || {
+            format!(
+                "`runtime` must be `tract`, `ort` or `tch`: `{}`",
+                self.runtime
+            )
+        });
         self.data.check(&mut found);
         self.check_families(&mut found);
         self.check_filled_in(&mut found);
@@ -210,11 +212,18 @@ impl StudyConfig {
             taught.any(|teacher| teacher == name)
         };
         let plain = |f: &&Family| f.teacher.is_none() && !teaches(&f.name);
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         let mut pairs = Vec::new();
         for a in self.families.iter().filter(|f| !plain(f)) {
             for b in self.families.iter().filter(plain) {
-                pairs.push((a.name.clone(), b.name.clone()));
+                pairs.push(pair(&a.name, &b.name));
             }
+        }
+        if pairs.is_empty() {
+            // Without a family to compare with, the taught are compared with those that teach them.
+            let taught = |f: &Family| Some(pair(&f.name, f.teacher.as_ref()?));
+            let known = |(_, b): &(String, String)| self.families.iter().any(|f| f.name == *b);
+            pairs.extend(self.families.iter().filter_map(taught).filter(known));
         }
         pairs
     }

@@ -24,17 +24,16 @@ pub struct StudyConfig {
     pub device: DeviceConfig,
     /// CPU threads of a stage; 0 shares the cores among the stages that run beside each other. Not part of any key. Default 0.
     pub threads: usize,
-    /// Engine of evaluation and features: `ort`, `tract` or `tch`. Default: the first that the program was built with.
-    #[schemars(example = &"ort")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub runtime: Option<String>,
+    /// Engine of evaluation and features: `tract`, which needs no library, `ort`, which is faster and needs onnxruntime, or
+    /// `tch`, which takes no routing. Default `tract`.
+    pub runtime: String,
     /// The families of models, each `{ name, teacher, set }`. `teacher` is left out, or `random` for an untrained one, or a
     /// family that stands before, whose model of the same seed teaches, or a model directory (a path with a `/`). `set` are
     /// settings over `[pretrain]`, as `--set` takes them. Default: the paper's four, with 16 experts.
     pub families: Vec<Family>,
     /// Families that are set against each other, as `A:B`: the transfer gap is that of A over B, and so are the differences on
-    /// GLUE. Default: each pair of a family with a teacher and one that is no teacher, and each pair of a teacher and such a
-    /// one.
+    /// GLUE. Default: each family that has or is a teacher over each that neither has nor is one; where there is none of these,
+    /// each taught family over its teacher.
     pub comparisons: Vec<String>,
     /// Text, vocabulary and GLUE.
     pub data: DataSection,
@@ -267,7 +266,7 @@ impl Default for StudyConfig {
             seeds: vec![1],
             device: DeviceConfig::Auto,
             threads: 0,
-            runtime: None,
+            runtime: "tract".to_owned(),
             families: vec![
                 family("vanilla", None, Vec::new()),
                 family("moe", None, experts()),

@@ -233,13 +233,15 @@ pub fn count(n: usize) -> String {
 pub fn bytes(n: f64) -> String {
     match n {
         n if n >= 1e9 => format!("{:.1} GB", n / 1e9),
-        n => format!("{:.0} MB", n / 1e6),
+        n if n >= 9.95e6 => format!("{:.0} MB", n / 1e6),
+        n => format!("{:.1} MB", n / 1e6),
     }
 }
 
-/// A time for people: `45 s`, `12 min`, `3.4 h`, `2.1 days`.
+/// A time for people: `0.4 s`, `45 s`, `12 min`, `3.4 h`, `2.1 days`.
 pub fn duration(seconds: f64) -> String {
     match seconds {
+        s if s < 9.95 => format!("{s:.1} s"),
         s if s < 99.5 => format!("{s:.0} s"),
         s if s < 99.5 * 60.0 => format!("{:.0} min", s / 60.0),
         s if s < 48.0 * 3600.0 => format!("{:.1} h", s / 3600.0),
@@ -320,11 +322,11 @@ mod tests {
     #[test]
     fn numbers_for_people() {
         let times = [3.0, 600.0, 7200.0, 400_000.0].map(duration);
-        assert_eq!(times, ["3 s", "10 min", "2.0 h", "4.6 days"]);
+        assert_eq!(times, ["3.0 s", "10 min", "2.0 h", "4.6 days"]);
         assert_eq!(
             [12, 1234, 2_500_000, 3_600_000_000].map(count),
             ["12", "1 k", "2.5 M", "3.60 G"]
         );
-        assert_eq!([2e6, 7.3e10].map(bytes), ["2 MB", "73.0 GB"]);
+        assert_eq!([2e6, 7.3e10].map(bytes), ["2.0 MB", "73.0 GB"]);
     }
 }

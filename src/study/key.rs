@@ -110,13 +110,8 @@ fn walk(root: &Path, inside: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> 
 /// The key of every stage, in the order of the plan; an error where one reads from outside what is not there.
 pub fn keys(plan: &Plan, hashes: &mut Hashes) -> Result<Vec<String>, StudyError> {
     let mut keys: Vec<String> = Vec::new();
-    for stage in &plan.stages {
-        let needs: Vec<&str> = stage
-            .needs
-            .iter()
-            .filter_map(|name| keys.get(plan.find(name)?))
-            .map(String::as_str)
-            .collect();
+    for (stage, needs) in plan.stages.iter().zip(plan.needs()) {
+        let needs: Vec<&str> = needs.iter().map(|&need| keys[need].as_str()).collect();
         let parts = parts(stage, &needs, hashes)?;
         let hash = blake3::hash(parts.to_string().as_bytes());
         keys.push(hash.to_hex().to_string());

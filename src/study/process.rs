@@ -87,7 +87,7 @@ fn apart(command: &mut Command) {
     // SAFETY: between fork and exec the closure makes one system call, which allocates nothing.
     unsafe {
         command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGINT);
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGINT as libc::c_ulong);
             Ok(())
         });
     }

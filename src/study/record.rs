@@ -146,8 +146,14 @@ impl Folder {
         self.path.join("logs").join(format!("{stage}.log"))
     }
 
+    /// A record, by its path in the study.
+    fn record(&self, name: &str) -> PathBuf {
+        Path::new("stages").join(name)
+    }
+
+    /// A record, by its path.
     fn file(&self, name: &str) -> PathBuf {
-        self.path.join("stages").join(name)
+        self.path.join(self.record(name))
     }
 
     /// Known hashes of what is outside.
@@ -157,10 +163,10 @@ impl Folder {
 
     /// Keeps them.
     pub fn keep_hashes(&self, hashes: &Hashes) -> Result<(), StudyError> {
-        self.write(&self.file("inputs.json"), &hashes.to_text())
+        self.write(&self.record("inputs.json"), &hashes.to_text())
     }
 
-    /// Writes a file of the study, its folder made.
+    /// Writes a file of the study, given by its path in it.
     pub fn write(&self, path: &Path, text: &str) -> Result<(), StudyError> {
         let path = self.path.join(path);
         if let Some(folder) = path.parent() {
@@ -190,13 +196,13 @@ impl Folder {
 
     /// Notes that a stage is at work: what was on record of it is no more.
     pub fn begin(&self, stage: &str, begun: &Begun) -> Result<(), StudyError> {
-        self.write(&self.file(&format!("{stage}.begun.json")), &text(begun))?;
+        self.write(&self.record(&format!("{stage}.begun.json")), &text(begun))?;
         remove(&self.file(&format!("{stage}.json")))
     }
 
     /// Notes that a stage ended.
     pub fn end(&self, stage: &str, record: &Record) -> Result<(), StudyError> {
-        self.write(&self.file(&format!("{stage}.json")), &text(record))?;
+        self.write(&self.record(&format!("{stage}.json")), &text(record))?;
         remove(&self.file(&format!("{stage}.begun.json")))
     }
 
@@ -307,6 +313,20 @@ mod tests {
         assert_eq!(word("k"), "gone");
         folder.end("a", &record("k", Ended::Refused)).unwrap();
         assert_eq!(word("k"), "done");
+    }
+
+    /// Records lie in the folder also where its path is relative.
+    #[test]
+    fn a_relative_path_is_not_taken_twice() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = Path::new(dir.path().file_name().unwrap()).join("study");
+        let folder = Folder::open(&path).unwrap();
+        folder.write("config/x.toml".as_ref(), "").unwrap();
+        folder.end("a", &record("k", Ended::Done)).unwrap();
+        folder.keep_hashes(&Hashes::default()).unwrap();
+        for file in ["config/x.toml", "stages/a.json", "stages/inputs.json"] {
+            assert!(path.join(file).is_file(), "{file}");
+        }
     }
 
     #[test]

@@ -130,6 +130,9 @@ struct Runner<'a> {
     options: &'a Options<'a>,
     keys: Vec<String>,
     standings: Vec<Standing>,
+    needs: Vec<Vec<usize>>,
+    /// Stages to be done anew.
+    anew: Vec<bool>,
     at_work: Vec<AtWork>,
     ran: Ran,
     say: &'a mut dyn FnMut(&str),
@@ -153,6 +156,8 @@ pub fn run(
         options,
         keys,
         standings,
+        needs: plan.needs(),
+        anew: plan.resting_on(&options.anew),
         at_work: Vec::new(),
         ran: Ran::default(),
         say,
@@ -169,8 +174,7 @@ impl Runner<'_> {
         self.ran.states = vec![State::Waiting; count];
         self.ran.seconds = vec![0.0; count];
         for i in 0..count {
-            let anew = self.options.anew.iter().any(|&a| self.plan.rests_on(i, a));
-            if let (Standing::Done(record), false) = (&self.standings[i], anew) {
+            if let (Standing::Done(record), false) = (&self.standings[i], self.anew[i]) {
                 self.ran.seconds[i] = record.seconds;
                 self.ran.states[i] = match record.ended {
                     Ended::Done => State::Kept,
@@ -231,10 +235,7 @@ impl Runner<'_> {
 
     /// States of what a stage needs.
     fn needs(&self, stage: usize) -> impl Iterator<Item = State> {
-        let names = self.plan.stages[stage].needs.iter();
-        names
-            .filter_map(|name| self.plan.find(name))
-            .map(|i| self.ran.states[i])
+        self.needs[stage].iter().map(|&need| self.ran.states[need])
     }
 
     fn start_what_can(&mut self) -> Result<(), StudyError> {
@@ -260,7 +261,7 @@ impl Runner<'_> {
 
     fn start(&mut self, i: usize) -> Result<(), StudyError> {
         let stage = &self.plan.stages[i];
-        let anew = self.options.anew.iter().any(|&a| self.plan.rests_on(i, a));
+        let anew = self.anew[i];
         let begun = match &self.standings[i] {
             Standing::Begun(begun) if !anew && stage.goes_on != GoesOn::Anew => Some(begun.clone()),
             _ => None,

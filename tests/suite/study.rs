@@ -14,7 +14,6 @@ fn config(dir: &Path, more: &str) -> PathBuf {
         r#"output = {output:?}
 device = "cpu"
 threads = 1
-runtime = "tract"
 families = [
   {{ name = "vanilla" }},
   {{ name = "distilled", teacher = "vanilla", set = ["model.moe.num_experts=3"] }},
@@ -252,29 +251,32 @@ fn a_failing_stage_shows_its_log_and_the_mend_and_others_may_go_on() {
     );
 
     // So few documents are held out that there is none.
-    let text = refuse(&mut run(&config, &["--set", "data.held_out=0.0001"]));
-    assert!(
-        text.contains("stage `corpus` failed (exit code 2)"),
-        "{text}"
-    );
-    let log = dir.path().join("study/logs/corpus.log");
-    assert!(text.contains(log.to_str().unwrap()), "{text}");
-    assert!(
-        text.contains("    error: ") && text.contains("--only corpus"),
-        "{text}"
-    );
-    assert!(
-        text.lines()
-            .last()
-            .unwrap()
-            .contains("hint: mend what the log says"),
-        "{text}"
-    );
+    let none = ["--set", "data.held_out=0.0001"];
+    let text = refuse(&mut run(&config, &none));
+    let log = dir.path().join("study/logs/sample.log");
+    for part in [
+        "stage `sample` failed (exit code 2)",
+        log.to_str().unwrap(),
+        "    error: no rows to take",
+        "error: failed: sample; hint: mend what the log says",
+        "--only sample",
+    ] {
+        assert!(text.contains(part), "{part} not in: {text}");
+    }
     assert!(
         fs::read_to_string(log)
             .unwrap()
-            .starts_with("$ tcd corpus build ")
+            .starts_with("$ tcd corpus sample ")
     );
+    assert!(!text.contains("pretrain-vanilla-s1:"), "{text}");
+
+    // What does not need it may go on; what needs a failed stage is not tried.
+    let text = refuse(&mut run(&config, &[&none[..], &["--keep-going"]].concat()));
+    assert!(
+        text.contains("error: failed: sample, pretrain-vanilla-s1;"),
+        "{text}"
+    );
+    assert!(!text.contains("finetune-vanilla-s1-RTE:"), "{text}");
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn measure(maker: &mut Maker, mut stage: Stage, models: &[&Model]) {
 
 /// Whether routing is taken: not on libtorch.
 fn routed(maker: &Maker, model: &Model) -> bool {
-    model.is_moe() && maker.study.config.runtime.as_deref() != Some("tch")
+    model.is_moe() && maker.study.config.runtime != "tch"
 }
 
 fn take_features(maker: &mut Maker, model: &Model) {

@@ -15,10 +15,11 @@
 //! | `features` and the measures | model or pair | `tcd features`, `tcd analyze` |
 //! | `figures`, `report` | | `tcd plot all`, `tcd report` |
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::checked::{Study, StudyError};
-use super::stage::{Place, Stage, Word, here};
+use super::stage::{Place, Stage, here};
 use crate::data::glue::Task;
 
 mod analysis;
@@ -170,14 +171,30 @@ impl Plan {
         groups
     }
 
-    /// Whether a later stage rests on an earlier one, itself included.
-    pub fn rests_on(&self, later: usize, earlier: usize) -> bool {
-        later == earlier
-            || self.stages[later]
-                .needs
-                .iter()
-                .filter_map(|name| self.find(name))
-                .any(|need| self.rests_on(need, earlier))
+    /// Places of the stages that each stage needs.
+    pub fn needs(&self) -> Vec<Vec<usize>> {
+        let places: HashMap<&str, usize> = self
+            .stages
+            .iter()
+            .enumerate()
+            .map(|(i, stage)| (stage.name.as_str(), i))
+            .collect();
+        let of = |stage: &Stage| {
+            let needs = stage.needs.iter();
+            needs
+                .filter_map(|name| places.get(name.as_str()).copied())
+                .collect()
+        };
+        self.stages.iter().map(of).collect()
+    }
+
+    /// Which stages are among these, or rest on one of them, directly or by way of others.
+    pub fn resting_on(&self, stages: &[usize]) -> Vec<bool> {
+        let mut resting: Vec<bool> = Vec::new();
+        for (i, needs) in self.needs().iter().enumerate() {
+            resting.push(stages.contains(&i) || needs.iter().any(|&need| resting[need]));
+        }
+        resting
     }
 }
 
@@ -200,11 +217,9 @@ impl Maker<'_> {
         vec!["--threads".to_owned(), self.means.threads.to_string()]
     }
 
-    /// `--runtime NAME`, where one is asked for.
-    pub fn runtime(&self) -> Vec<Word> {
-        let name = self.study.config.runtime.iter();
-        name.flat_map(|name| [Word::from("--runtime"), Word::from(name.clone())])
-            .collect()
+    /// `--runtime NAME`.
+    pub fn runtime(&self) -> [String; 2] {
+        ["--runtime".to_owned(), self.study.config.runtime.clone()]
     }
 
     /// GLUE's directory, of which these tasks are read.
@@ -321,13 +336,11 @@ mod tests {
             let plan = plan(name);
             for (i, stage) in plan.stages.iter().enumerate() {
                 let written: Vec<&PathBuf> = (0..=i)
-                    .filter(|&j| plan.rests_on(i, j))
+                    .filter(|&j| plan.resting_on(&[j])[i])
                     .flat_map(|j| {
                         let other = &plan.stages[j];
-                        other
-                            .outputs
-                            .iter()
-                            .chain(other.files.iter().map(|(path, _)| path))
+                        let files = other.files.iter().map(|(path, _)| path);
+                        other.outputs.iter().chain(files)
                     })
                     .collect();
                 for word in stage.calls.iter().flat_map(|call| &call.words) {

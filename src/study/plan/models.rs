@@ -1,6 +1,6 @@
 //! The stages that make models: corpus, pre-training, fine-tuning.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tcd_export::Architecture;
 
