@@ -179,6 +179,15 @@ impl Pretraining<'_> {
         }
     }
 
+    /// Disk that the run takes at its end, bytes: weights and moments of the checkpoints that are kept, the best model and the
+    /// last.
+    pub fn disk(&self) -> f64 {
+        let kept = &self.run.checkpoint;
+        let checkpoints = (kept.keep_last + kept.keep_steps.len()) as f64;
+        let parameters = parameter_count(self.arch, Head::MaskedLm) as f64;
+        (12.0 * checkpoints + 8.0) * parameters
+    }
+
     /// The whole run.
     pub fn cost(&self) -> Cost {
         Cost {
@@ -187,12 +196,12 @@ impl Pretraining<'_> {
         }
     }
 
-    /// A line for people: parameters, operations of a step, memory by part.
+    /// A line for people: parameters, operations of a step, memory by part, disk.
     pub fn line(&self) -> String {
         let memory = self.memory();
         format!(
             "{} parameters, {} of them at work on a token; {:.3e} operations a step; memory {}: weights and gradients {}, \
-             moments {}, activations {}, teacher {}",
+             moments {}, activations {}, teacher {}; disk {}",
             count(parameter_count(self.arch, Head::MaskedLm)),
             count(active_parameter_count(self.arch, Head::MaskedLm)),
             self.step_flops(),
@@ -201,6 +210,7 @@ impl Pretraining<'_> {
             bytes(memory.moments),
             bytes(memory.activations),
             bytes(memory.teacher),
+            bytes(self.disk()),
         )
     }
 }
@@ -317,6 +327,9 @@ mod tests {
         let four = pretraining(&run, &vanilla, None).cost();
         assert!((four.flops / once.flops - 4.0).abs() < 1e-12);
         assert_eq!(four.bytes, once.bytes);
+        // Two last checkpoints of weights and both moments, the best model and the last.
+        let parameters = parameter_count(&vanilla, Head::MaskedLm) as f64;
+        assert_eq!(pretraining(&run, &vanilla, None).disk(), 32.0 * parameters);
     }
 
     #[test]

@@ -325,7 +325,7 @@ mod tests {
                     );
                 }
             }
-            assert!(plan.find("report").is_some() && plan.find("curve").is_some());
+            assert!(plan.find("report").is_some() && plan.named("curve").is_ok());
         }
     }
 

@@ -193,19 +193,26 @@ impl Maker<'_> {
         .writes(&points)
         .writes(points.with_extension("csv"));
         self.add(stage);
-        let out = at::result("transfer.json");
-        let mut call = Call::new(["analyze", "curve"]).with([here(points.with_extension("csv"))]);
         for (a, b) in &study.comparisons {
-            call = call.with(["--gap".to_owned(), format!("{a}:{b}")]);
-        }
-        let stage = Stage {
-            may_refuse: true,
-            ..Stage::new("curve", "", "draw the transfer curve and measure the gaps")
+            // One by one: curves of one pair that do not overlap leave the others their gap.
+            let out = at::result(&format!("curve-{a}-{b}.json"));
+            let call = Call::new(["analyze", "curve"])
+                .with([here(points.with_extension("csv"))])
+                .with(["--gap".to_owned(), format!("{a}:{b}")])
+                .option("--out", here(&out));
+            let stage = Stage {
+                may_refuse: true,
+                ..Stage::new(
+                    "curve",
+                    &format!("{a}-{b}"),
+                    format!("transfer curves, and the gap of {a} over {b}"),
+                )
                 .after(["points"])
-                .call(call.option("--out", here(&out)))
+                .call(call)
                 .writes(out)
-        };
-        self.add(stage);
+            };
+            self.add(stage);
+        }
     }
 
     /// Figures and report of everything before.
