@@ -2,7 +2,7 @@
 //!
 //! The modules follow the way of the data: [`data`] turns text into token shards and masked batches, `model` and `train`
 //! (feature `train`, over libtorch) turn batches into model directories, which crate `tcd_export` describes, and `distill`
-//! lets a teacher take part.
+//! lets a teacher take part; `study` makes one resumable whole of all commands.
 //! [`cli`] is the program.
 
 pub mod cli;
@@ -18,5 +18,7 @@ pub mod model;
 pub mod report;
 pub mod run_log;
 pub mod seed;
+#[cfg(feature = "train")]
+pub mod study;
 #[cfg(feature = "train")]
 pub mod train;

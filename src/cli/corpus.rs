@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use super::tokenizer::byte_bar;
@@ -10,6 +10,7 @@ use super::{Outcome, note, out};
 use crate::data::corpus::build::{self, Built, Progress, build};
 use crate::data::corpus::{self, Manifest, Packing, Settings, Split, SplitInfo};
 use crate::data::tokenizer::Tokenizer;
+use crate::files::write_whole;
 
 /// Sub-commands of `tcd corpus`.
 #[derive(Debug, Subcommand)]
@@ -18,6 +19,8 @@ pub enum Corpus {
     Build(Build),
     /// Show what a corpus holds.
     Show(Show),
+    /// Write held-out rows of a corpus as text, a row a line, for `tcd features` and `tcd parity`.
+    Sample(Sample),
 }
 
 /// Arguments of `tcd corpus build`.
@@ -68,12 +71,29 @@ pub struct Show {
     verify: bool,
 }
 
+/// Arguments of `tcd corpus sample`.
+///
+/// The rows are spread evenly over the held-out part. Special tokens are left out; the text is that of the tokens, so that the
+/// same tokenizer cuts it alike.
+#[derive(Debug, Args)]
+pub struct Sample {
+    /// The corpus folder.
+    corpus: PathBuf,
+    /// So many rows, or all where there are fewer.
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    rows: usize,
+    /// The text file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
 impl Corpus {
     /// Runs the command.
     pub fn run(&self) -> Result<Outcome> {
         match self {
             Corpus::Build(c) => c.run(),
             Corpus::Show(c) => c.run(),
+            Corpus::Sample(c) => c.run(),
         }
     }
 }
@@ -153,6 +173,39 @@ impl Show {
                 ));
             }
         }
+        Ok(Outcome::Done)
+    }
+}
+
+impl Sample {
+    fn run(&self) -> Result<Outcome> {
+        let corpus = corpus::Corpus::open(&self.corpus)?;
+        let tokenizer = corpus.tokenizer()?;
+        let special = tokenizer.special().ids();
+        let rows = corpus.split(Split::HeldOut);
+        let count = self.rows.min(rows.len());
+        if count == 0 {
+            bail!(
+                "no rows to take of {} held-out ones in `{}`; hint: build the corpus with a larger `--held-out`",
+                rows.len(),
+                self.corpus.display()
+            );
+        }
+        let (mut text, mut row) = (String::new(), Vec::new());
+        for i in 0..count {
+            rows.row(i * rows.len() / count, &mut row)?;
+            row.retain(|id| !special.contains(id));
+            let line = tokenizer.decode(&row)?;
+            text.push_str(line.trim());
+            text.push('\n');
+        }
+        if let Some(folder) = self.out.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create `{}`", folder.display()))?;
+        }
+        write_whole(&self.out, text.as_bytes())
+            .with_context(|| format!("cannot write `{}`", self.out.display()))?;
+        note(&format!("{count} held-out rows: `{}`", self.out.display()));
         Ok(Outcome::Done)
     }
 }

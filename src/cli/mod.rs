@@ -31,6 +31,8 @@ pub mod pretrain;
 mod progress;
 pub mod report;
 mod rows;
+#[cfg(feature = "train")]
+pub mod run;
 pub mod submit;
 pub mod tokenizer;
 #[cfg(feature = "train")]
@@ -101,6 +103,9 @@ enum Command {
     Plot(plot::Plot),
     /// Write one page of everything that was found: claims and verdicts, tables, figures, sources.
     Report(report::Report),
+    /// Run a whole study, from text to report: what is done is skipped, what was stopped goes on.
+    #[cfg(feature = "train")]
+    Run(run::Run),
 }
 
 /// What a command that ran to its end has to say: exit code 0, or 1 where it is a check that failed.
@@ -141,6 +146,8 @@ pub fn main() -> ExitCode {
         Command::Analyze(c) => c.run(),
         Command::Plot(c) => c.run(),
         Command::Report(c) => c.run(),
+        #[cfg(feature = "train")]
+        Command::Run(c) => c.run(),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -36,3 +36,5 @@ mod print_config;
 mod resume;
 #[cfg(feature = "train")]
 mod run_directory;
+#[cfg(feature = "train")]
+mod study;

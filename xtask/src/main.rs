@@ -28,7 +28,7 @@ struct Cli {
 enum Command {
     /// Install libtorch into `.deps`, so that plain cargo commands find it.
     Setup(setup::Setup),
-    /// Run the main job on small generated data, from text to trained models and their curves.
+    /// Run a whole study on small generated data, from text to the report.
     Demo(demo::Demo),
     /// Run all tests; the last line counts them.
     Test(test::Test),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
@@ -72,6 +73,28 @@ pub fn load<C: DeserializeOwned>(
         config = table.clone().try_into().map_err(|e| unusable(&origin, e))?;
     }
     Ok(config)
+}
+
+/// A configuration with `key=value` settings over it, which `origin` names in errors.
+pub fn apply<C: DeserializeOwned + Serialize>(
+    config: &C,
+    settings: &[String],
+    origin: &str,
+) -> Result<C, RunConfigError> {
+    let unusable = |message: String| RunConfigError::Parse {
+        origin: origin.to_string(),
+        message: message.trim().to_string(),
+    };
+    let mut table = toml::Table::try_from(config).map_err(|e| unusable(e.to_string()))?;
+    for setting in settings {
+        let named = |message: String| unusable(format!("{setting}: {message}"));
+        insert(&mut table, setting).map_err(named)?;
+        let tried: Result<C, _> = table.clone().try_into();
+        tried.map_err(|e: toml::de::Error| named(e.to_string()))?;
+    }
+    table
+        .try_into()
+        .map_err(|e: toml::de::Error| unusable(e.to_string()))
 }
 
 /// Puts one `key=value` in its place, sections made as needed.

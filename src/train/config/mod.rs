@@ -28,7 +28,7 @@ mod process;
 mod reference;
 
 pub use data::{DataConfig, EvaluationConfig};
-pub use load::{RunConfigError, load};
+pub use load::{RunConfigError, apply, load};
 pub use model::ModelSection;
 pub use optimization::{OptimizerConfig, ScheduleConfig};
 pub use output::{CheckpointConfig, LogConfig};
