@@ -478,7 +478,7 @@ fn fixed(
 fn mask(set: &mut EncodedSet, model: &Model, rows: &Rows, seed: u64) -> Vec<MaskedRow> {
     let masker = Masker::new(&MaskingConfig::default(), &model.tokenizer);
     let masked = set.rows.iter_mut().zip(&rows.examples).map(|(row, of)| {
-        let mut generator = rng(seed, Stream::Mask, &[of.index as u64]);
+        let mut generator = rng(seed, Stream::Mask, &[of.index]);
         let mut masked = masker.mask(&row.ids, &mut generator);
         row.ids = std::mem::take(&mut masked.input);
         masked

@@ -125,6 +125,9 @@ pub struct Points {
     pub unused: Vec<PathBuf>,
 }
 
+/// Results with their directories, by run, step and seed of fine-tuning.
+type Groups = BTreeMap<(usize, u64, u64), Vec<(PathBuf, TaskResult)>>;
+
 /// A run with its checkpoints.
 struct Run<'a> {
     of: &'a FamilyRun,
@@ -242,7 +245,7 @@ pub fn points(
             }
         }
     }
-    let mut groups: BTreeMap<(usize, u64, u64), Vec<(PathBuf, TaskResult)>> = BTreeMap::new();
+    let mut groups = Groups::new();
     let mut unused = Vec::new();
     for (dir, result) in results.iter().filter(|(_, r)| is_dev(r)) {
         if !tasks.is_empty() && !tasks.iter().any(|t| t.name == result.task) {
@@ -323,10 +326,7 @@ fn is_dev(result: &TaskResult) -> bool {
 }
 
 /// The tasks of every score: those asked for, else those of the GLUE average that every group has.
-fn averaged(
-    groups: &BTreeMap<(usize, u64, u64), Vec<(PathBuf, TaskResult)>>,
-    tasks: &[&'static Task],
-) -> Vec<&'static Task> {
+fn averaged(groups: &Groups, tasks: &[&'static Task]) -> Vec<&'static Task> {
     if !tasks.is_empty() {
         return tasks.to_vec();
     }
@@ -449,7 +449,7 @@ mod tests {
             result(&last, "RTE", 1, 0.6),
             result(&last, "MRPC", 1, 0.9),
         ];
-        let made = points(&[run.clone()], &results, &[], false).unwrap();
+        let made = points(std::slice::from_ref(&run), &results, &[], false).unwrap();
         assert_eq!(made.tasks, ["CoLA", "RTE"], "MRPC is not everywhere");
         let found: Vec<(u64, u64, f64, f64)> = made
             .points
@@ -475,13 +475,25 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let run = run(root.path(), "moe", &[(20, -4.0)]);
         let strange = result(Path::new("other/model"), "RTE", 1, 0.5);
-        let error = points(&[run.clone()], &[strange.clone()], &[], false).unwrap_err();
+        let error = points(
+            std::slice::from_ref(&run),
+            std::slice::from_ref(&strange),
+            &[],
+            false,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("other/model"), "{error}");
         let own = result(&run.path.join("model"), "RTE", 1, 0.5);
-        let made = points(&[run.clone()], &[strange, own.clone()], &[], false).unwrap();
+        let made = points(
+            std::slice::from_ref(&run),
+            &[strange, own.clone()],
+            &[],
+            false,
+        )
+        .unwrap();
         assert_eq!(made.unused.len(), 1);
         let early = result(&run.path.join("checkpoints/step-5"), "RTE", 1, 0.5);
-        let error = points(&[run.clone()], &[early], &[], false).unwrap_err();
+        let error = points(std::slice::from_ref(&run), &[early], &[], false).unwrap_err();
         assert!(error.to_string().contains("keep_steps"), "{error}");
         let cola = TASKS.iter().find(|t| t.name == "CoLA").unwrap();
         let rte = TASKS.iter().find(|t| t.name == "RTE").unwrap();

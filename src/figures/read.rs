@@ -13,9 +13,10 @@ use tcd_analysis::probe::ProbeResult;
 use tcd_analysis::projection::ProjectionResult;
 use tcd_analysis::routing::RoutingResult;
 use tcd_analysis::similarity::SimilarityResult;
+use tcd_analysis::trace::{LayerTrace, RowTrace, TraceResult};
 use tcd_analysis::transfer::TransferResult;
 use tcd_analysis::{Metrics, PretrainingCurve, read_metrics};
-use tcd_plots::{Difference, Score, SentenceRouting, Source, Speed};
+use tcd_plots::{Difference, Score, SentenceLayer, SentenceRouting, Source, Speed};
 
 use super::{FiguresError, split_name};
 use crate::eval::result::{self, TaskResult};
@@ -206,6 +207,9 @@ fn recognise(path: &Path, value: Value) -> Result<Option<Loaded>, FiguresError> 
             "projection 1" => parse(path, Source::Projection, value).map(Loaded::Projection),
             "probe 1" => parse(path, Source::Probe, value).map(Loaded::Probe),
             "routing 1" => parse(path, Source::Routing, value).map(Loaded::Routing),
+            "trace 1" => {
+                parse(path, Source::Sentence, value).map(|t| Loaded::Sentences(sentences(t)))
+            }
             "likelihood 1" => parse(path, Source::Likelihood, value).map(Loaded::Likelihood),
             "compare 1" => parse(path, Source::Compare, value).map(Loaded::Compare),
             _ => {
@@ -226,14 +230,6 @@ fn recognise(path: &Path, value: Value) -> Result<Option<Loaded>, FiguresError> 
         .as_array()
         .map_or(&value, |all| all.first().unwrap_or(&Value::Null));
     let has = |keys: &[&str]| keys.iter().all(|k| first.get(k).is_some());
-    if has(&["title", "tokens", "layers", "experts"]) {
-        let list = if value.is_array() {
-            value
-        } else {
-            Value::Array(vec![value])
-        };
-        return parse(path, Source::Sentence, list).map(|s| Some(Loaded::Sentences(s)));
-    }
     if has(&["task", "split", "difference", "first_model", "second_model"]) {
         let rows: Vec<CompareRow> = parse(path, Source::GlueCompare, value)?;
         let rows = rows.into_iter().map(CompareRow::into_difference);
@@ -250,6 +246,25 @@ fn recognise(path: &Path, value: Value) -> Result<Option<Loaded>, FiguresError> 
         return Ok(Some(Loaded::Scores(scores, notes)));
     }
     Ok(None)
+}
+
+/// The rows of `tcd analyze trace`, as the figure takes them.
+fn sentences(trace: TraceResult) -> Vec<SentenceRouting> {
+    let layer = |l: LayerTrace| SentenceLayer {
+        name: l.layer.to_string(),
+        weights: match l.gates.is_empty() {
+            true => vec![f32::NAN; l.experts.len()],
+            false => l.gates.iter().map(|g| *g as f32).collect(),
+        },
+        experts: l.experts,
+    };
+    let row = |r: RowTrace| SentenceRouting {
+        title: format!("{}, row {}", r.model, r.row),
+        tokens: r.tokens,
+        layers: r.layers.into_iter().map(layer).collect(),
+        experts: r.num_experts,
+    };
+    trace.rows.into_iter().map(row).collect()
 }
 
 /// A row of `tcd glue compare --json`.

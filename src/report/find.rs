@@ -18,6 +18,7 @@ use tcd_analysis::projection::ProjectionResult;
 use tcd_analysis::provenance::Provenance;
 use tcd_analysis::routing::RoutingResult;
 use tcd_analysis::similarity::SimilarityResult;
+use tcd_analysis::trace::TraceResult;
 use tcd_analysis::transfer::TransferResult;
 use tcd_export::onnx::OnnxRecord;
 use tcd_plots::report::Source;
@@ -99,6 +100,8 @@ pub struct Results {
     pub probe: Vec<Sourced<ProbeResult>>,
     /// Routing.
     pub routing: Vec<Sourced<RoutingResult>>,
+    /// Routing of single rows, which figures show.
+    pub trace: Vec<Sourced<TraceResult>>,
     /// Log-likelihood by corpus.
     pub likelihood: Vec<Sourced<LikelihoodResult>>,
     /// Paired examples.
@@ -281,6 +284,9 @@ fn json(file: &Path, results: &mut Results) -> Result<(), FindError> {
             |r| &r.provenance,
         ),
         "compare" => analysis(file, value, results, |r| &mut r.compare, |r| &r.provenance),
+        "trace" => analysis(file, value, results, |r| &mut r.trace, |r| &r.provenance),
+        // What `tcd analyze curve` reads: its result holds the same points.
+        "points" => {}
         "" => other(file, value, results),
         unknown => {
             let what = format!("its schema is `{unknown}`, which this program does not know");
@@ -395,9 +401,6 @@ fn other(file: &Path, value: Value, results: &mut Results) {
             source,
             result: heats,
         });
-    } else if others::is_sentence(&value) {
-        let source = results.add(file, None, Vec::new());
-        results.drawable.push(source);
     }
 }
 

@@ -159,13 +159,6 @@ impl BenchHeat {
     }
 }
 
-/// Whether a file holds the routing of single sentences, which only a figure shows.
-pub fn is_sentence(value: &Value) -> bool {
-    let first = value.as_array().map_or(Some(value), |all| all.first());
-    let keys = ["title", "tokens", "layers", "experts"];
-    first.is_some_and(|first| keys.iter().all(|key| first.get(key).is_some()))
-}
-
 /// The command that a GLUE result is of, as far as it is recorded.
 pub fn glue_command(result: &TaskResult) -> String {
     match &result.finetuning {

@@ -127,11 +127,7 @@ fn everything(place: &Place) -> String {
     )
     .unwrap();
     place.ok("curve points.csv --draws 50 --out results/transfer.json");
-    fs::write(
-        place.path("results/sentence.json"),
-        r#"{"title":"Sentence 0","tokens":["[CLS]","the","house"],"layers":[{"name":"0","experts":[0,1,2],"weights":[0.5,0.9,0.4]}],"experts":4}"#,
-    )
-    .unwrap();
+    place.ok("trace a.safetensors --tokenizer tokenizer.json --out results/trace.json");
     fs::write(
         place.path("results/glue-compare.json"),
         r#"[{"task":"RTE","split":"dev","first_model":"moe","second_model":"distilled","rows":277,"first":0.5,"second":0.52,"difference":0.02,"low":-0.01,"high":0.05,"p_value":0.2,"draws":10,"undefined":0}]"#,

@@ -260,6 +260,7 @@ fn glue_result(model: &str, task: &str, seed: u64, score: f64) -> (usize, PathBu
             start_task: None,
             seconds: 1.0,
             train_rows: 100,
+            base_blake3: None,
         }),
         key: String::new(),
     };
