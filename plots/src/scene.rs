@@ -13,6 +13,9 @@ use serde::Serialize;
 use crate::output::PlotError;
 use crate::style::{FAINT, INK, Marker, font, width};
 
+/// Notes below a figure; of more the rest is counted.
+const MOST_NOTES: usize = 10;
+
 /// Largest side of a figure in pixels.
 const LARGEST: f64 = 16_000.0;
 /// Space between parts.
@@ -272,7 +275,19 @@ impl Scene {
 
     /// Notes below everything so far, broken into lines.
     pub fn notes(&mut self, notes: &[String]) -> Result<(), PlotError> {
-        for note in notes {
+        let more = format!(
+            "and {} more notes",
+            notes.len().saturating_sub(MOST_NOTES - 1)
+        );
+        let shown: Vec<&str> = match notes.len() > MOST_NOTES {
+            true => notes[..MOST_NOTES - 1]
+                .iter()
+                .map(String::as_str)
+                .chain([more.as_str()])
+                .collect(),
+            false => notes.iter().map(String::as_str).collect(),
+        };
+        for note in shown {
             for line in lines(note, TICK, self.width - 4.0 * SPACE, 4)? {
                 self.text((2.0 * SPACE, self.height), &line, TICK, FAINT, LEFT_TOP);
                 self.height += TICK * 1.4;

@@ -80,6 +80,31 @@ fn part(x: XAxis) -> String {
     }
 }
 
+/// The points of a run that are drawn: those of the untrained model are left out where others follow, as the way from there to the first
+/// evaluation would take up the whole scale.
+fn drawn(run: &PretrainingCurve) -> &[CurvePoint] {
+    match run.points.as_slice() {
+        [first, rest @ ..] if first.step == 0 && rest.len() > 2 => rest,
+        all => all,
+    }
+}
+
+/// What the points that are not drawn say.
+fn untrained(runs: &[PretrainingCurve]) -> Vec<String> {
+    let left_out: Vec<String> = runs
+        .iter()
+        .filter(|run| drawn(run).len() < run.points.len())
+        .map(|run| format!("{} {:.2}", run.name, run.points[0].heldout_log_likelihood))
+        .collect();
+    match left_out.is_empty() {
+        true => Vec::new(),
+        false => vec![format!(
+            "not drawn: log-likelihood before training, {}",
+            left_out.join(", ")
+        )],
+    }
+}
+
 /// Held-out log-likelihood and accuracy of runs over training.
 pub fn curves(
     runs: &[PretrainingCurve],
@@ -103,8 +128,7 @@ pub fn curves(
             .map(|(i, run)| LineOf {
                 series: i,
                 faint: false,
-                points: run
-                    .points
+                points: drawn(run)
                     .iter()
                     .map(|p| Point::new(place(p), value(p)))
                     .collect(),
@@ -124,7 +148,7 @@ pub fn curves(
         across: x.across(),
         panels: PANELS.iter().map(panel).collect(),
         extra: Vec::new(),
-        notes: Vec::new(),
+        notes: untrained(runs),
     };
     let mut data = Table::new(&[
         "run",
