@@ -10,12 +10,15 @@ use crate::eval::table::{Shown, table};
 
 type Drawn = Result<Vec<Figure>, PlotError>;
 
-/// The figures of a kind from the results that fit it.
+/// The figures of one result, or of several that go together.
+pub(super) type Group = Result<Vec<Sourced>, FiguresError>;
+
+/// The figures of a kind from the results that fit it, each result apart where they do not go together.
 pub(super) fn kind_of(
     kind: &'static Kind,
     found: &[Found],
     choices: &Choices,
-) -> Result<Vec<Sourced>, FiguresError> {
+) -> Result<Vec<Group>, FiguresError> {
     let fitting: Vec<&Found> = found
         .iter()
         .filter(|f| kind.takes.contains(&f.source()))
@@ -37,25 +40,27 @@ pub(super) fn kind_of(
     } else {
         fitting.into_iter().map(|f| vec![f]).collect()
     };
-    let mut made = Vec::new();
-    for group in groups {
-        let sources: Vec<PathBuf> = group.iter().map(|f| f.path.clone()).collect();
-        let of: Vec<String> = sources
-            .iter()
-            .take(4)
-            .map(|p| p.display().to_string())
-            .collect();
-        let figures = draw(kind, &group, choices).map_err(|source| FiguresError::Plot {
+    Ok(groups
+        .into_iter()
+        .map(|group| group_of(kind, &group, choices))
+        .collect())
+}
+
+fn group_of(kind: &'static Kind, group: &[&Found], choices: &Choices) -> Group {
+    let sources: Vec<PathBuf> = group.iter().map(|f| f.path.clone()).collect();
+    let figures = draw(kind, group, choices).map_err(|source| {
+        let of = sources.iter().take(4).map(|p| p.display().to_string());
+        FiguresError::Plot {
             kind: kind.name,
-            of: of.join(", "),
+            of: of.collect::<Vec<_>>().join(", "),
             source,
-        })?;
-        made.extend(figures.into_iter().map(|figure| Sourced {
-            figure,
-            sources: sources.clone(),
-        }));
-    }
-    Ok(made)
+        }
+    })?;
+    let sourced = |figure| Sourced {
+        figure,
+        sources: sources.clone(),
+    };
+    Ok(figures.into_iter().map(sourced).collect())
 }
 
 fn draw(kind: &Kind, found: &[&Found], choices: &Choices) -> Drawn {

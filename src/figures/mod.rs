@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tcd_plots::{Figure, KINDS, Kind, PlotError, Source, XAxis, kind};
+use tcd_plots::{Figure, KINDS, Kind, PlotError, XAxis, kind};
 use thiserror::Error;
 
 mod draw;
@@ -117,17 +117,19 @@ pub fn figures_of(paths: &[PathBuf]) -> Result<Drawn, FiguresError> {
     let found = read(paths)?;
     let mut drawn = Drawn::default();
     for kind in &KINDS {
-        match draw::kind_of(kind, &found, &Choices::default()) {
-            Ok(figures) => drawn.figures.extend(figures),
-            Err(FiguresError::Nothing { .. }) => {}
-            Err(error) => drawn.missing.push(error),
+        let mut axes = vec![XAxis::Steps];
+        if kind.name == "curves" {
+            // Runs are compared at equal tokens and at equal time too.
+            axes.extend([XAxis::Tokens, XAxis::Hours]);
         }
-        // Runs are compared at equal tokens and at equal time too.
-        if kind.name == "curves" && found.iter().any(|f| f.source() == Source::Run) {
-            for x in [XAxis::Tokens, XAxis::Hours] {
-                let choices = Choices { x, title: None };
-                let more = draw::kind_of(kind, &found, &choices);
-                drawn.figures.extend(more.unwrap_or_default());
+        for x in axes {
+            let choices = Choices { x, title: None };
+            // No result of the kind is nothing to tell.
+            for group in draw::kind_of(kind, &found, &choices).unwrap_or_default() {
+                match group {
+                    Ok(figures) => drawn.figures.extend(figures),
+                    Err(error) => drawn.missing.push(error),
+                }
             }
         }
     }
@@ -143,7 +145,9 @@ pub fn named(
     let kind: &'static Kind = kind(name).ok_or_else(|| FiguresError::Kind {
         name: name.to_owned(),
     })?;
-    draw::kind_of(kind, &read(paths)?, choices)
+    let groups = draw::kind_of(kind, &read(paths)?, choices)?;
+    let figures: Vec<Vec<Sourced>> = groups.into_iter().collect::<Result<_, _>>()?;
+    Ok(figures.into_iter().flatten().collect())
 }
 
 /// `NAME=PATH` or a path.
