@@ -21,14 +21,6 @@ pub struct Python {
     scripts: PathBuf,
 }
 
-/// A Python that finds the wheel of onnxruntime alone.
-pub fn onnxruntime(root: &Path) -> Python {
-    Python {
-        packages: vec![root.join(".deps/onnxruntime")],
-        scripts: root.join("benches/peers"),
-    }
-}
-
 impl Python {
     /// The same Python, which finds the wheel of onnxruntime too.
     pub fn with_onnxruntime(mut self, root: &Path) -> Self {
