@@ -112,10 +112,18 @@ pub struct Drawn {
     pub missing: Vec<FiguresError>,
 }
 
-/// Every figure that the results at these paths allow.
+/// Every figure that the results at these paths allow; what no figure knows is told in [`Drawn::missing`], unless there is nothing else.
 pub fn figures_of(paths: &[PathBuf]) -> Result<Drawn, FiguresError> {
-    let found = read(paths)?;
-    let mut drawn = Drawn::default();
+    let (found, mut unknown) = read::read_known(paths)?;
+    if found.is_empty()
+        && let Some(error) = unknown.pop()
+    {
+        return Err(error);
+    }
+    let mut drawn = Drawn {
+        missing: unknown,
+        ..Drawn::default()
+    };
     for kind in &KINDS {
         let mut axes = vec![XAxis::Steps];
         if kind.name == "curves" {

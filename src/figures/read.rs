@@ -96,19 +96,32 @@ impl Found {
 /// Reads what lies at the paths: files, run directories, and directories with results of `tcd eval` or `tcd finetune` below. A
 /// run may be given as `NAME=DIR`.
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Found>, FiguresError> {
-    let mut found = Vec::new();
+    let (found, unknown) = read_known(paths)?;
+    match unknown.into_iter().next() {
+        Some(first) => Err(first),
+        None => Ok(found),
+    }
+}
+
+/// As [`read`], but what no figure knows is returned beside what was read.
+pub fn read_known(paths: &[PathBuf]) -> Result<(Vec<Found>, Vec<FiguresError>), FiguresError> {
+    let (mut found, mut unknown) = (Vec::new(), Vec::new());
     for path in paths {
         let (name, path) = split_name(path);
-        if path.join("metrics.jsonl").is_file() {
-            found.push(run(name, &path)?);
+        let one = if path.join("metrics.jsonl").is_file() {
+            run(name, &path).map(|run| found.push(run))
         } else if path.is_dir() {
-            directory(&path, &mut found)?;
+            directory(&path, &mut found)
         } else {
-            found.push(file(&path)?);
+            file(&path).map(|file| found.push(file))
+        };
+        match one {
+            Err(error @ FiguresError::Unknown { .. }) => unknown.push(error),
+            other => other?,
         }
     }
     name_runs(&mut found);
-    Ok(found)
+    Ok((found, unknown))
 }
 
 fn run(name: Option<String>, path: &Path) -> Result<Found, FiguresError> {
