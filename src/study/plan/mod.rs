@@ -8,10 +8,11 @@
 //! | `pretrain` | model | `tcd pretrain`, `tcd distill run` |
 //! | `relations` | | `tcd distill measure` |
 //! | `finetune` | model and task | `tcd finetune` |
-//! | `glue` | | `tcd glue table`, `tcd glue compare` |
+//! | `glue` | | `tcd glue table` |
 //! | `export`, `parity`, `eval` | model | `tcd export`, `tcd parity`, `tcd eval` |
 //! | `light` | model and step | `tcd finetune` of a checkpoint |
-//! | `points`, `curve` | | `tcd analyze points`, `tcd analyze curve` |
+//! | `points` | | `tcd analyze points` |
+//! | `curve`, `difference` | comparison | `tcd analyze curve`, `tcd glue compare` |
 //! | `features` and the measures | model or pair | `tcd features`, `tcd analyze` |
 //! | `figures`, `report` | | `tcd plot all`, `tcd report` |
 
