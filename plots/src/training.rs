@@ -94,7 +94,11 @@ fn untrained(runs: &[PretrainingCurve]) -> Vec<String> {
     let left_out: Vec<String> = runs
         .iter()
         .filter(|run| drawn(run).len() < run.points.len())
-        .map(|run| format!("{} {:.2}", run.name, run.points[0].heldout_log_likelihood))
+        .map(|run| {
+            let value = format!("{:.2}", run.points[0].heldout_log_likelihood);
+            // A minus sign, at which no line is broken.
+            format!("{} {}", run.name, value.replace('-', "\u{2212}"))
+        })
         .collect();
     match left_out.is_empty() {
         true => Vec::new(),

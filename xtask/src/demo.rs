@@ -153,7 +153,7 @@ fn closing(out: &Path, seconds: f64) -> Result<String> {
         ),
         ("cargo xtask test", "all tests"),
     ] {
-        lines.push(format!("  {line:<74}{what}"));
+        lines.push(format!("  {line:<76}{what}"));
     }
     lines.push(format!("\nopen in a browser: {}", page.display()));
     Ok(lines.join("\n"))
