@@ -68,7 +68,7 @@ def hf_pad128():
     cut, rows = tokenizer(), texts()
 
     def encode():
-        return cut(*rows, padding="max_length", max_length=128, truncation=True, return_tensors="pt")
+        return cut(*rows, padding="max_length", max_length=128, truncation=True, return_token_type_ids=True, return_tensors="pt")
 
     def run(encoded):
         with torch.no_grad():
@@ -86,7 +86,7 @@ def ort_dynamic():
     def encode():
         batches = []
         for start in range(0, len(rows[0]), 32):
-            encoded = cut(*part(rows, start, 32), padding="longest", max_length=128, truncation=True, return_tensors="np")
+            encoded = cut(*part(rows, start, 32), padding="longest", max_length=128, truncation=True, return_token_type_ids=True, return_tensors="np")
             batches.append({name: encoded[name].astype(numpy.int64) for name in NAMES})
         return batches
 

@@ -16,7 +16,7 @@ use self::outside::{Outside, Sizes, is_outside};
 use super::engine::Engine;
 use super::progress::Progress;
 use super::rows::{Rows, Source};
-use super::{Outcome, note};
+use super::{Outcome, command_line, note};
 use crate::data::glue::Target;
 use crate::data::masking::{MaskedRow, Masker, MaskingConfig};
 use crate::eval::encode::{EncodedSet, Padded, batches, encode};
@@ -384,7 +384,7 @@ impl Features {
                 .to_string(),
         };
         Ok(FeaturesInfo {
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: command_line(),
             model: model.path.display().to_string(),
             model_blake3: recorded,
             tokenizer_blake3: tokenizer_hash(&model.path)?,

@@ -117,6 +117,22 @@ pub enum Outcome {
     CheckFailed,
 }
 
+/// The command line, words with blanks quoted.
+pub fn command_line() -> String {
+    let word = |w: String| {
+        if w.contains([' ', '\'', '"', '$', '*']) {
+            format!("'{}'", w.replace('\'', "'\\''"))
+        } else {
+            w
+        }
+    };
+    let mut words: Vec<String> = std::env::args().map(word).collect();
+    if let Some(program) = words.first_mut() {
+        *program = "tcd".to_owned();
+    }
+    words.join(" ")
+}
+
 /// Parses the command line, runs the command, prints the error chain; returns the exit code (0, 1, 2).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -67,6 +67,14 @@ impl Run {
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
         let part = |key: &str| config.get(key).map(ToString::to_string).unwrap_or_default();
+        // A run whose summary is gone tells by its last evaluation.
+        let planned = config
+            .get("schedule")
+            .and_then(|s| s.get("steps")?.as_integer());
+        let finished = summary["finished"].as_bool().unwrap_or_else(|| {
+            let last = curve.points.last().map(|p| i64::try_from(p.step));
+            matches!((last, planned), (Some(Ok(last)), Some(planned)) if last >= planned)
+        });
         let mut hashes = Vec::new();
         for file in ["config.toml", METRICS_FILE, "model/model.safetensors"] {
             if let Some(hash) = hash(&dir.join(file)) {
@@ -95,7 +103,7 @@ impl Run {
             }),
             points: curve.points,
             parameters: summary["parameters"].as_u64(),
-            finished: summary["finished"].as_bool().unwrap_or(false),
+            finished,
             hashes,
         }))
     }

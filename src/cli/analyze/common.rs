@@ -11,6 +11,7 @@ use tcd_analysis::provenance::{ModelSource, Provenance, SampleInfo};
 use tcd_analysis::source::{FeatureRows, RowKind, Selection, TapSource};
 use tcd_analysis::tokens::Vocabulary;
 
+pub use crate::cli::command_line;
 use crate::cli::plot::write;
 use crate::cli::progress::Progress;
 use crate::cli::{note, out};
@@ -223,22 +224,6 @@ pub fn provenance(schema: &str, files: &[&Named], sample: Option<SampleInfo>) ->
         .map(|n| ModelSource::new(&n.name, &n.file))
         .collect();
     Provenance::new(schema, &command_line(), models, sample)
-}
-
-/// The command line, words with blanks quoted.
-pub fn command_line() -> String {
-    let word = |w: String| {
-        if w.contains([' ', '\'', '"', '$', '*']) {
-            format!("'{}'", w.replace('\'', "'\\''"))
-        } else {
-            w
-        }
-    };
-    let mut words: Vec<String> = std::env::args().map(word).collect();
-    if let Some(program) = words.first_mut() {
-        *program = "tcd".to_owned();
-    }
-    words.join(" ")
 }
 
 /// Reads a `tokenizer.json` and checks that the files were made with it.
