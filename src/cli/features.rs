@@ -21,6 +21,7 @@ use crate::data::glue::Target;
 use crate::data::masking::{MaskedRow, Masker, MaskingConfig};
 use crate::eval::encode::{EncodedSet, Padded, batches, encode};
 use crate::eval::model::Model;
+use crate::eval::runtimes;
 use crate::seed::{Stream, rng};
 
 /// Arguments of `tcd features`.
@@ -50,7 +51,7 @@ pub struct Features {
     /// Hidden states to take, as `tcd export --features` names them; `none` for none.
     #[arg(long, value_delimiter = ',', num_args = 1.., default_value = "trunk", value_name = "TAP")]
     taps: Vec<String>,
-    /// Take each token's expert and its probability too (mixtures of experts; not on tch).
+    /// Take each token's expert and its probability too (mixtures of experts; on onnxruntime or tract).
     #[arg(long)]
     routing: bool,
     /// Mask rows as in pre-training (15 %) and take the log-likelihood of what was masked (masked-LM models).
@@ -160,7 +161,7 @@ impl Features {
             true => mask(&mut set, &model, &rows, self.mask_seed),
             false => Vec::new(),
         };
-        let runtime = self.engine.runtime()?;
+        let runtime = self.runtime()?;
         let file = match &origin {
             Origin::Weights(weights) => self.file(&*runtime, weights, &wanted)?,
             Origin::File(outside) => ModelFile {
@@ -208,6 +209,20 @@ impl Features {
             start.elapsed().as_secs_f64()
         ));
         Ok(Outcome::Done)
+    }
+
+    /// The engine; where none is named and routes are asked for, which libtorch does not give, the first of the others that can be used.
+    fn runtime(&self) -> Result<Box<dyn Runtime>> {
+        if self.routing && self.engine.runtime.is_none() {
+            for name in ["ort", "tract"] {
+                if let Ok(runtime) = runtimes::runtime(Some(name))
+                    && runtime.check().is_ok()
+                {
+                    return Ok(runtime);
+                }
+            }
+        }
+        self.engine.runtime()
     }
 
     /// The rows that take part: those with text, at most as many as asked for.

@@ -276,6 +276,12 @@ fn masked_tokens_have_a_log_likelihood_and_masks_depend_on_seed_and_row_alone() 
             assert!((a - b).abs() < 1e-4, "{engine}: {a} and {b}");
         }
     }
+    // Routes come from an engine that gives them, without being told which.
+    let routed = root.path().join("routed.safetensors");
+    let mut command = tcd();
+    command.args(["features", "--routing", "--model"]).arg(&dir);
+    ends(command.arg("--out").arg(&routed).arg(&rows), 0);
+    assert!(FeaturesFile::open(&routed).unwrap().has("expert.1"));
     let (_, _, _, ids) = taken(&["--runtime", "tract", "--limit", "2"]);
     assert_eq!(ids, [0, 3]);
     assert_ne!(taken(&["--runtime", "tract", "--mask-seed", "7"]).0, masked);
