@@ -1,6 +1,6 @@
 //! The report: results under some paths become a page of crate `tcd-plots`, with verdicts on the claims of the method.
 //!
-//! [`find`] reads, [`roles`] tells which part each model plays, [`claims`] collects the numbers that bear on a claim,
+//! [`mod@find`] reads, [`roles`] tells which part each model plays, [`claims`] collects the numbers that bear on a claim,
 //! [`verdict`] decides, [`sections`] makes the tables, [`pictures`] brings the figures. The page itself is written by [`tcd_plots::report::html`].
 
 use std::collections::BTreeMap;

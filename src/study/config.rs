@@ -1,6 +1,9 @@
 //! The configuration of a study: what its TOML file says, key by key.
 //!
-//! [`StudyConfig`] is raw; [`StudyConfig::validate`] (in [`super::check`]) makes a [`super::Study`] of it.
+//! [`StudyConfig`] is raw; [`StudyConfig::validate`] (in `super::check`) makes a [`super::Study`] of it.
+
+// `[1]` in the documentation of a key is a value, as `--print-config` shows it.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use std::path::PathBuf;
 

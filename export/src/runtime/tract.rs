@@ -3,8 +3,8 @@
 //! tract computes on one thread. With several, a batch is cut into as many parts of whole rows, each computed by its own thread
 //! over the same weights.
 //!
-//! Blocks of sorted experts are found in the graph ([`find`]) and computed by an operator of their own ([`experts`]); what else
-//! tract lacks for that form is in [`rows`].
+//! Blocks of sorted experts are found in the graph (`find`) and computed by an operator of their own (`experts`); what else
+//! tract lacks for that form is in `rows`.
 
 mod experts;
 mod find;
