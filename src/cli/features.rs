@@ -1,5 +1,6 @@
 //! `tcd features`: hidden states of a model on rows of text, token by token, as a features file (`tcd_analysis::features`).
 
+mod masked;
 mod outside;
 
 use std::path::PathBuf;
@@ -12,17 +13,16 @@ use tcd_export::onnx::{self, FEATURES_FILE, MODEL_FILE, OnnxFile};
 use tcd_export::runtime::{Output, Runtime};
 use tcd_export::{Head, ModelDir, TOKENIZER_FILE, Tap, WEIGHTS_FILE};
 
+use self::masked::{likely, mask, unmasked};
 use self::outside::{Outside, Sizes, is_outside};
 use super::engine::Engine;
 use super::progress::Progress;
 use super::rows::{Rows, Source};
 use super::{Outcome, command_line, note};
 use crate::data::glue::Target;
-use crate::data::masking::{MaskedRow, Masker, MaskingConfig};
 use crate::eval::encode::{EncodedSet, Padded, batches, encode};
 use crate::eval::model::Model;
 use crate::eval::runtimes;
-use crate::seed::{Stream, rng};
 
 /// Arguments of `tcd features`.
 ///
@@ -489,70 +489,6 @@ fn fixed(
     Ok(())
 }
 
-/// Masks each row by a generator made of the seed and the row's number; what was there is returned.
-fn mask(set: &mut EncodedSet, model: &Model, rows: &Rows, seed: u64) -> Vec<MaskedRow> {
-    let masker = Masker::new(&MaskingConfig::default(), &model.tokenizer);
-    let masked = set.rows.iter_mut().zip(&rows.examples).map(|(row, of)| {
-        let mut generator = rng(seed, Stream::Mask, &[of.index]);
-        let mut masked = masker.mask(&row.ids, &mut generator);
-        row.ids = std::mem::take(&mut masked.input);
-        masked
-    });
-    masked.collect()
-}
-
-/// What is known of masked rows before the model runs: which tokens are targets, and the true ids.
-fn unmasked(
-    writer: &mut FeaturesWriter,
-    set: &EncodedSet,
-    targets: &[MaskedRow],
-    starts: &[usize],
-) -> Result<()> {
-    for ((row, target), &start) in set.rows.iter().zip(targets).zip(starts) {
-        let mut ids: Vec<i64> = row.ids.iter().map(|&id| i64::from(id)).collect();
-        let mut masked = vec![0; ids.len()];
-        for (&position, &label) in target.positions.iter().zip(&target.labels) {
-            masked[position as usize] = 1;
-            ids[position as usize] = i64::from(label);
-        }
-        writer.ints("masked", start, &masked)?;
-        writer.ints("original_ids", start, &ids)?;
-    }
-    Ok(())
-}
-
-/// Log-likelihoods of the masked tokens of a batch from the logits `[batch, sequence, vocabulary]`, sums in f64.
-fn likely(
-    writer: &mut FeaturesWriter,
-    output: &Output,
-    set: &EncodedSet,
-    batch: &[usize],
-    targets: &[MaskedRow],
-    starts: &[usize],
-) -> Result<()> {
-    let &[_, sequence, vocabulary] = output.shape.as_slice() else {
-        bail!(
-            "the model's `logits` have {} axes, not batch, sequence and vocabulary",
-            output.shape.len()
-        );
-    };
-    for (place, &row) in batch.iter().enumerate() {
-        let target = &targets[row];
-        let length = set.rows[row].ids.len();
-        let mut values = vec![0.0_f32; length];
-        for (&position, &label) in target.positions.iter().zip(&target.labels) {
-            let at = (place * sequence + position as usize) * vocabulary;
-            let logits = &output.values[at..][..vocabulary];
-            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = logits.iter().map(|x| f64::from(x - largest).exp()).sum();
-            let value = f64::from(logits[label as usize] - largest) - sum.ln();
-            values[position as usize] = value as f32;
-        }
-        writer.floats("log_likelihood", starts[row], &values)?;
-    }
-    Ok(())
-}
-
 /// Brings an output of a batch to its rows' places in the file, without padding.
 fn place(
     writer: &mut FeaturesWriter,
@@ -601,70 +537,6 @@ mod tests {
     use super::*;
     use crate::eval::encode::Row;
     use tcd_analysis::FeaturesFile;
-
-    /// log(softmax) by hand: logits ln 1, ln 2, ln 5 give 1/8, 2/8, 5/8.
-    #[test]
-    fn a_masked_token_is_judged_by_its_true_id() {
-        let row = |ids: Vec<u32>| Row {
-            second: ids.len(),
-            ids,
-        };
-        let set = EncodedSet {
-            rows: vec![row(vec![0]), row(vec![0, 1])],
-            truncated: 0,
-            pad: 0,
-        };
-        let target = |positions: Vec<u32>, labels: Vec<u32>| MaskedRow {
-            positions,
-            labels,
-            ..MaskedRow::default()
-        };
-        let targets = [target(vec![0], vec![2]), target(vec![1], vec![1])];
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f.safetensors");
-        let info: FeaturesInfo = serde_json::from_value(serde_json::json!({
-            "command": "x", "model": "m", "model_blake3": "h", "tokenizer_blake3": "t", "data": "d",
-            "data_blake3": "b", "special_ids": [9],
-        }))
-        .unwrap();
-        let slots = ["input_ids", "row", "position", "masked", "original_ids"]
-            .map(|name| Slot::ints(name, &[3]))
-            .into_iter()
-            .chain([Slot::floats("log_likelihood", &[3])])
-            .collect();
-        let mut writer = FeaturesWriter::create(&path, &info, slots).unwrap();
-        let starts = [0, 1, 3];
-        for (name, values) in [
-            ("input_ids", [0, 0, 1]),
-            ("row", [0, 1, 1]),
-            ("position", [0, 0, 1]),
-        ] {
-            writer.ints(name, 0, &values).unwrap();
-        }
-        unmasked(&mut writer, &set, &targets, &starts).unwrap();
-        // The batch has the longer row first, and the shorter one is padded.
-        let (none, some) = (
-            [0.0_f32; 3],
-            [
-                1.0_f32.ln() + 100.0,
-                2.0_f32.ln() + 100.0,
-                5.0_f32.ln() + 100.0,
-            ],
-        );
-        let output = Output {
-            name: "logits".into(),
-            shape: vec![2, 2, 3],
-            values: [none, some, some, none].concat(),
-        };
-        likely(&mut writer, &output, &set, &[1, 0], &targets, &starts).unwrap();
-        writer.finish().unwrap();
-        let file = FeaturesFile::open(&path).unwrap();
-        let found = file.floats("log_likelihood").unwrap();
-        for (value, expected) in found.iter().zip([0.625_f32.ln(), 0.0, 0.25_f32.ln()]) {
-            assert!((value - expected).abs() < 1e-5, "{found:?}");
-        }
-        assert_eq!(file.small_ints("original_ids").unwrap(), [2, 0, 1]);
-    }
 
     /// Two rows of 3 and 2 tokens, batched the longer first; each value tells where it comes from.
     #[test]
