@@ -3,6 +3,9 @@
 //! With k_i = |x_i|^2, l_i = |y_i|^2, s_x = X'1, s_y = Y'1, M = X'Y:
 //! tr(KL) = |M|_F^2, (K1)_i = x_i s_x, sum (K1)_i (L1)_i = s_x' M s_y, sum (K1)_i l_i = s_x' (X'l), 1'K1 = |s_x|^2.
 //! Products of at most [`RUN`] rows are summed in the features' own type, everything above in f64.
+//!
+//! Features that fit in the budget are held, and each product is made and reduced at once; of more features a block of rows is held
+//! at a time, and all products.
 
 use rayon::prelude::*;
 
@@ -34,8 +37,7 @@ impl Default for Budget {
 
 /// One product X'Y that is being summed: taps `p`, `q` of the joined list.
 struct Tile {
-    p: usize,
-    q: usize,
+    of: (usize, usize),
     sum: Vec<f64>,
 }
 
@@ -138,54 +140,69 @@ pub fn feature_sums<T: Real>(
     let count = sides.taps();
     let widths: Vec<usize> = (0..count).map(|t| sides.width(t)).collect();
     let row_bytes = widths.iter().sum::<usize>().max(1) * size_of::<T>();
-    let block = (budget.block_bytes / row_bytes)
-        .clamp(64, 1 << 16)
-        .min(n.max(1));
+    let held = n.saturating_mul(row_bytes) <= budget.block_bytes + budget.product_bytes;
+    let block = match held {
+        true => n.max(1),
+        false => (budget.block_bytes / row_bytes)
+            .clamp(64, 1 << 16)
+            .min(n.max(1)),
+    };
     let mut taps = start(&sides, &widths, n.min(block).min(512))?;
-    let passes = split(sides.tiles(), &widths, budget.product_bytes / 8);
     let mut norms = vec![0.0; count * count];
     let mut traces = vec![0.0; count];
+    let empty = || Block {
+        values: Vec::new(),
+        norms: Vec::new(),
+    };
+    let mut blocks: Vec<Block<T>> = (0..count).map(|_| empty()).collect();
     let mut done: Vec<(usize, usize, Products)> = Vec::new();
-    for (pass, tiles) in passes.iter().enumerate() {
-        let mut tiles: Vec<Tile> = tiles
-            .iter()
-            .map(|&(p, q)| Tile {
-                p,
-                q,
-                sum: vec![0.0; widths[p] * widths[q]],
-            })
-            .collect();
-        let mut first = 0;
-        while first < n {
-            let end = (first + block).min(n);
-            let blocks = read_blocks(&sides, &mut taps, first..end)?;
-            if pass == 0 {
-                add_norms(&blocks, &mut norms, &mut traces);
-                add_weighted(&blocks, &mut taps, &widths);
-            }
-            tiles
-                .par_iter_mut()
-                .for_each_init(Vec::new, |buffer, tile| {
-                    let (x, y) = (&blocks[tile.p], &blocks[tile.q]);
-                    add_cross(
-                        &mut tile.sum,
-                        &x.values,
-                        &y.values,
-                        end - first,
-                        RUN,
-                        buffer,
-                        tile.p == tile.q,
-                    );
-                });
-            progress(pass * n + end, passes.len() * n);
-            first = end;
-        }
-        done.extend(
-            tiles
-                .into_par_iter()
-                .map(|tile| reduce(tile, &taps, &widths))
-                .collect::<Vec<_>>(),
+    if held {
+        read_blocks(&sides, &mut taps, 0..n, &mut blocks)?;
+        add_norms(&blocks, &mut norms, &mut traces);
+        add_weighted(&blocks, &mut taps, &widths);
+        let scratch = || (Vec::new(), Vec::new());
+        let made = sides.tiles().into_par_iter().map_init(
+            scratch,
+            |(sum, buffer): &mut (Vec<f64>, Vec<T>), (p, q)| {
+                sum.clear();
+                sum.resize(widths[p] * widths[q], 0.0);
+                add_tile((p, q), sum, &blocks, buffer);
+                reduce((p, q), sum, &taps, &widths)
+            },
         );
+        done = made.collect();
+        progress(n, n);
+    } else {
+        let passes = split(sides.tiles(), &widths, budget.product_bytes / 8);
+        for (pass, tiles) in passes.iter().enumerate() {
+            let mut tiles: Vec<Tile> = tiles
+                .iter()
+                .map(|&(p, q)| Tile {
+                    of: (p, q),
+                    sum: vec![0.0; widths[p] * widths[q]],
+                })
+                .collect();
+            let mut first = 0;
+            while first < n {
+                let end = (first + block).min(n);
+                read_blocks(&sides, &mut taps, first..end, &mut blocks)?;
+                if pass == 0 {
+                    add_norms(&blocks, &mut norms, &mut traces);
+                    add_weighted(&blocks, &mut taps, &widths);
+                }
+                tiles
+                    .par_iter_mut()
+                    .for_each_init(Vec::new, |buffer, tile| {
+                        add_tile(tile.of, &mut tile.sum, &blocks, buffer);
+                    });
+                progress(pass * n + end, passes.len() * n);
+                first = end;
+            }
+            let made = tiles
+                .par_iter()
+                .map(|tile| reduce(tile.of, &tile.sum, &taps, &widths));
+            done.par_extend(made);
+        }
     }
     let one: Vec<OneSums> = (0..count)
         .map(|t| OneSums {
@@ -285,18 +302,31 @@ fn read_blocks<T: Real>(
     sides: &Sides<T>,
     taps: &mut [TapSums],
     rows: std::ops::Range<usize>,
-) -> Result<Vec<Block<T>>, FeaturesError> {
+    blocks: &mut [Block<T>],
+) -> Result<(), FeaturesError> {
     taps.par_iter_mut()
+        .zip(blocks)
         .enumerate()
-        .map(|(t, sums)| {
+        .try_for_each(|(t, (sums, block))| {
             let (source, tap) = sides.tap(t);
-            let mut values = Vec::new();
-            source.read(tap, rows.clone(), &mut values)?;
-            let (norms, bad) = shift_rows(&mut values, &sums.shift);
+            source.read(tap, rows.clone(), &mut block.values)?;
+            let (norms, bad) = shift_rows(&mut block.values, &sums.shift);
             sums.bad_row = sums.bad_row.or(bad.map(|b| rows.start + b));
-            Ok(Block { values, norms })
+            block.norms = norms;
+            Ok(())
         })
-        .collect()
+}
+
+/// Adds the block's part of a product; of a tap's own the lower triangle.
+fn add_tile<T: Real>(
+    (p, q): (usize, usize),
+    sum: &mut [f64],
+    blocks: &[Block<T>],
+    buffer: &mut Vec<T>,
+) {
+    let (x, y) = (&blocks[p], &blocks[q]);
+    let rows = x.norms.len();
+    add_cross(sum, &x.values, &y.values, rows, RUN, buffer, p == q);
 }
 
 fn add_norms<T>(blocks: &[Block<T>], norms: &mut [f64], traces: &mut [f64]) {
@@ -341,11 +371,16 @@ fn add_weighted<T: Real>(blocks: &[Block<T>], taps: &mut [TapSums], widths: &[us
 }
 
 /// |M|^2 and s_x' M s_y of a finished product; of a tap's own only the lower triangle was summed.
-fn reduce(tile: Tile, taps: &[TapSums], widths: &[usize]) -> (usize, usize, Products) {
-    let (sx, sy, q) = (&taps[tile.p].sum, &taps[tile.q].sum, widths[tile.q]);
+fn reduce(
+    (p, q): (usize, usize),
+    sum: &[f64],
+    taps: &[TapSums],
+    widths: &[usize],
+) -> (usize, usize, Products) {
+    let (sx, sy) = (&taps[p].sum, &taps[q].sum);
     let mut found = Products::default();
-    for (i, row) in tile.sum.chunks_exact(q).enumerate() {
-        if tile.p == tile.q {
+    for (i, row) in sum.chunks_exact(widths[q]).enumerate() {
+        if p == q {
             let below: f64 = row[..i].iter().map(|m| m * m).sum();
             let dot: f64 = row[..i].iter().zip(sy).map(|(m, s)| m * s).sum();
             found.square += 2.0 * below + row[i] * row[i];
@@ -355,7 +390,7 @@ fn reduce(tile: Tile, taps: &[TapSums], widths: &[usize]) -> (usize, usize, Prod
             found.rows += sx[i] * row.iter().zip(sy).map(|(m, s)| m * s).sum::<f64>();
         }
     }
-    (tile.p, tile.q, found)
+    (p, q, found)
 }
 
 /// Tiles in passes of at most `limit` sums each, at least one tile a pass.
