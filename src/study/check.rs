@@ -1,9 +1,10 @@
 //! [`StudyConfig::validate`]: everything that must hold, all violations at once, and every model's run resolved.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::checked::{Model, Study, StudyError, TeacherOf};
 use super::config::{DataSection, Family, StudyConfig};
+use super::plan::{SAMPLE, stem};
 use crate::data::glue::Task;
 use crate::data::tokenizer::Tokenizer;
 use crate::distill::{DistillConfig, Teacher};
@@ -183,6 +184,18 @@ impl StudyConfig {
             found.must(self.finetune.tasks.contains(name), || {
                 format!("`analysis.tasks` must be among `finetune.tasks`: `{name}`")
             });
+        }
+        let mut stems = vec![Some(stem(Path::new(SAMPLE)))];
+        for path in &analysis.texts {
+            let stem = path.file_stem().map(|_| stem(path));
+            found.must(stem.is_some() && !stems.contains(&stem), || {
+                format!(
+                    "`analysis.texts` must be files of different names, none of them `{}`: `{}`",
+                    self::stem(Path::new(SAMPLE)),
+                    path.display()
+                )
+            });
+            stems.push(stem);
         }
     }
 

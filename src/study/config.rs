@@ -223,6 +223,9 @@ pub struct AnalysisSection {
     pub tsne_rows: usize,
     /// Tasks whose development rows are probed and compared; each must be in `finetune.tasks`. Default RTE.
     pub tasks: Vec<String>,
+    /// Text files of other domains: the log-likelihood of masked tokens is measured on `rows` rows of each, beside the held-out
+    /// text. Their names, without ending, must differ. Default: none, the held-out text alone.
+    pub texts: Vec<PathBuf>,
 }
 
 impl Default for AnalysisSection {
@@ -233,6 +236,7 @@ impl Default for AnalysisSection {
             tokens: 20_000,
             tsne_rows: 500,
             tasks: vec!["RTE".to_owned()],
+            texts: Vec::new(),
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::common::{refuse, succeed, tcd};
 /// Two tiny models, two tasks, every kind of stage but the transfer curve and what is made for people.
 fn config(dir: &Path, more: &str) -> PathBuf {
     let path = dir.join("study.toml");
+    let other = dir.join("speeches.txt");
+    fs::write(&other, "The cat sees a dog.\nA bird sleeps.\n").unwrap();
     let text = format!(
         r#"output = {output:?}
 device = "cpu"
@@ -47,6 +49,7 @@ max_length = 32
 rows = 24
 tokens = 400
 tsne_rows = 40
+texts = [{other:?}]
 [report]
 figures = false
 page = false
@@ -160,7 +163,9 @@ fn a_study_is_stopped_gone_on_with_kept_and_redone_where_it_changed() {
         "cka-vanilla-distilled.json",
         "tsne-vanilla.json",
         "probe-RTE.json",
+        "likelihood.json",
         "routing.json",
+        "trace.json",
     ] {
         assert!(study.join("results").join(result).is_file(), "{result}");
     }
@@ -249,6 +254,19 @@ fn a_failing_stage_shows_its_log_and_the_mend_and_others_may_go_on() {
         text.contains("`data.tokenizer`"),
         "both violations come at once: {text}"
     );
+    let text = refuse(&mut run(
+        &config,
+        &[
+            "--set",
+            r#"analysis.texts=["a.txt", "b/text.txt", "c/a.txt"]"#,
+        ],
+    ));
+    for name in ["b/text.txt", "c/a.txt"] {
+        let line = format!(
+            "`analysis.texts` must be files of different names, none of them `text`: `{name}`"
+        );
+        assert!(text.contains(&line), "{text}");
+    }
 
     // So few documents are held out that there is none.
     let none = ["--set", "data.held_out=0.0001"];

@@ -1,12 +1,13 @@
 //! The stages that explain: hidden states of the models of the first seed on held-out text and on GLUE's rows, and what is
 //! measured on them. Every pair of families is compared by CKA; routing and rows that differ, by the study's comparisons.
+//! Masked tokens are predicted on the held-out text and on texts of other domains.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{Maker, at};
+use super::{Maker, at, stem};
 use crate::data::glue::{Kind, Task};
 use crate::study::checked::Model;
-use crate::study::stage::{Call, Stage, Word, here};
+use crate::study::stage::{Call, Place, Stage, Word, here};
 
 /// Features of a model: on text, on a task's rows, on a task's rows after fine-tuning.
 fn features(model: &Model, of: &str) -> PathBuf {
@@ -76,6 +77,7 @@ pub(super) fn analysis(maker: &mut Maker) {
         let stage = Stage::new("probe", task, format!("probe the labels of {task}")).call(call);
         measure(maker, stage, &models);
     }
+    likelihood(maker, &models);
     routing(maker, &models);
     comparisons(maker, &models);
 }
@@ -193,6 +195,14 @@ fn routing(maker: &mut Maker, models: &[&Model]) {
         .option("--tokenizer", here(&tokenizer));
     let stage = Stage::new("routing", "", "load and specialisation of experts").call(call);
     measure(maker, stage, &moe);
+    if let Some(task) = maker.study.config.analysis.tasks.first() {
+        let files = moe.iter().map(|m| named(m, task));
+        let call = Call::new(["analyze", "trace"])
+            .with(files.collect::<Vec<_>>())
+            .option("--tokenizer", here(&tokenizer));
+        let what = format!("experts of the first row of {task}, token by token");
+        measure(maker, Stage::new("trace", "", what).call(call), &moe);
+    }
     let of = |family: &str| moe.iter().find(|m| m.family == family);
     for (a, b) in &maker.study.comparisons {
         let (Some(a), Some(b)) = (of(a), of(b)) else {
@@ -210,6 +220,58 @@ fn routing(maker: &mut Maker, models: &[&Model]) {
         .call(call);
         measure(maker, stage, &[a, b]);
     }
+}
+
+/// Masked tokens of the held-out text and of texts of other domains, the same for all models.
+fn likelihood(maker: &mut Maker, models: &[&Model]) {
+    let Some(first) = models.first() else { return };
+    let tokenizer = at::model(&first.name()).join("tokenizer.json");
+    let config = &maker.study.config;
+    let other = |path: &PathBuf| Place::Outside {
+        path: path.clone(),
+        read: Vec::new(),
+        key: "analysis.texts",
+    };
+    let mut texts = vec![(stem(Path::new(at::SAMPLE)), here(at::SAMPLE))];
+    let others = config.analysis.texts.iter();
+    texts.extend(others.map(|path| (stem(path), other(path))));
+    let of = |name: &str| format!("masked-{name}");
+    let mut measured = Vec::new();
+    for model in models {
+        let name = model.name();
+        let what = format!("predict masked tokens by {name}");
+        let mut stage = Stage::new("masked", &name, what)
+            .after([format!("export-{name}"), "sample".to_owned()]);
+        for (text, place) in &texts {
+            let out = features(model, &of(text));
+            let call = Call::new(["features"])
+                .option("--model", here(at::model(&name)))
+                .with(maker.runtime())
+                .with(["--masked", "--taps", "none"])
+                .with([
+                    "--max-length".to_owned(),
+                    config.data.sequence_length.to_string(),
+                ])
+                .with(["--limit".to_owned(), config.analysis.rows.to_string()])
+                .option("--out", here(&out))
+                .with([place.clone()])
+                .free(maker.threads());
+            stage = stage.call(call).writes(out);
+            measured.push(named(model, &of(text)));
+        }
+        maker.add(stage);
+    }
+    let call = Call::new(["analyze", "likelihood"])
+        .with(measured)
+        .option("--tokenizer", here(&tokenizer));
+    let stage = Stage::new(
+        "likelihood",
+        "",
+        "log-likelihood of masked tokens, text by text",
+    )
+    .after(maker.of("masked"))
+    .call(call);
+    measure(maker, stage, &[]);
 }
 
 /// Rows of GLUE on which two fine-tuned models differ.

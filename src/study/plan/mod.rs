@@ -13,7 +13,7 @@
 //! | `light` | model and step | `tcd finetune` of a checkpoint |
 //! | `points` | | `tcd analyze points` |
 //! | `curve`, `difference` | comparison | `tcd analyze curve`, `tcd glue compare` |
-//! | `features` and the measures | model or pair | `tcd features`, `tcd analyze` |
+//! | `features`, `masked`, and the measures | model or pair | `tcd features`, `tcd analyze` |
 //! | `figures`, `report` | | `tcd plot all`, `tcd report` |
 
 use std::collections::HashMap;
@@ -75,6 +75,15 @@ pub(super) mod at {
     pub fn result(name: &str) -> PathBuf {
         [RESULTS, name].iter().collect()
     }
+}
+
+/// Held-out text, in the folder of a study.
+pub(super) const SAMPLE: &str = at::SAMPLE;
+
+/// A file's name without its ending, by which results know a text.
+pub(super) fn stem(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default();
+    stem.to_string_lossy().into_owned()
 }
 
 /// The report, in the folder of a study.
