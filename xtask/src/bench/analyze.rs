@@ -126,6 +126,14 @@ impl Analyze {
         let mut entries = Vec::new();
         for shape in SHAPES {
             entries.extend(self.heat(&shape, rounds, &python, &program)?);
+            // The tables come at the end; a run that is stopped has shown this much.
+            for found in compare(&entries).iter().filter(|c| c.shape == shape.name) {
+                let Ratio { value, min, max } = found.ratio;
+                eprintln!(
+                    "{}: {} {value:.2} ({min:.2}..{max:.2})",
+                    shape.name, found.what
+                );
+            }
         }
         let stream = if self.memory {
             Some(self.stream(root, &program)?)

@@ -92,11 +92,11 @@ impl Eval {
             python,
             folder: root.join("runs/bench/eval"),
         };
-        let mut heats = Vec::new();
+        let mut heats = Heats::default();
         for (name, layers, hidden) in MODELS {
             if self.wants(name) {
                 for (task, labels, columns) in TASKS {
-                    heats.push(bench.rows(name, (layers, hidden), (task, labels, columns))?);
+                    heats.add(bench.rows(name, (layers, hidden), (task, labels, columns))?);
                 }
             }
         }
@@ -104,28 +104,38 @@ impl Eval {
             let mut threads = vec![1, self.threads];
             threads.dedup();
             for threads in threads {
-                heats.push(bench.experts(threads)?);
+                heats.add(bench.experts(threads)?);
             }
         }
         if self.wants("precision") {
-            heats.push(bench.precision()?);
+            heats.add(bench.precision()?);
         }
         if self.wants("export") {
-            heats.push(bench.export()?);
+            heats.add(bench.export()?);
         }
         ensure!(
-            !heats.is_empty(),
+            !heats.0.is_empty(),
             "nothing to measure\nhint: `--only` takes l4-h128, l6-h384, experts, precision and export"
         );
-        print!("{}", markdown(&heats));
         let path = root.join("runs/bench/eval.json");
-        super::write_whole(&path, &serde_json::to_string_pretty(&heats)?)?;
+        super::write_whole(&path, &serde_json::to_string_pretty(&heats.0)?)?;
         eprintln!("raw figures: {}", path.display());
         Ok(())
     }
 
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+}
+
+/// What was measured so far; each table is printed as soon as it is complete, so that a run that is stopped has shown its part.
+#[derive(Default)]
+struct Heats(Vec<Heat>);
+
+impl Heats {
+    fn add(&mut self, heat: Heat) {
+        println!("{}", markdown(&heat));
+        self.0.push(heat);
     }
 }
 

@@ -93,42 +93,40 @@ impl Target {
     }
 }
 
-pub(super) fn markdown(heats: &[Heat]) -> String {
-    let mut text = String::new();
-    for heat in heats {
+/// The tables of one model and data set.
+pub(super) fn markdown(heat: &Heat) -> String {
+    let mut text = format!(
+        "\n### {}\n\n| who | run, s | rows/s, tokenizing included |\n| --- | ---: | ---: |\n",
+        heat.title
+    );
+    for entry in &heat.entries {
+        let of = |what: fn(&Line) -> Vec<f64>| {
+            pooled_median(&entry.lines.iter().map(what).collect::<Vec<_>>()).unwrap_or(f64::NAN)
+        };
+        let rows = entry.lines.first().map_or(0, |line| line.rows);
+        let rate = if rows == 0 {
+            "-".to_owned()
+        } else {
+            format!("{:.0}", rows as f64 / of(Line::whole))
+        };
         text += &format!(
-            "\n### {}\n\n| who | run, s | rows/s, tokenizing included |\n| --- | ---: | ---: |\n",
-            heat.title
+            "| {} | {:.4} | {rate} |\n",
+            entry.name,
+            of(|line| line.run_seconds.clone())
         );
-        for entry in &heat.entries {
-            let of = |what: fn(&Line) -> Vec<f64>| {
-                pooled_median(&entry.lines.iter().map(what).collect::<Vec<_>>()).unwrap_or(f64::NAN)
-            };
-            let rows = entry.lines.first().map_or(0, |line| line.rows);
-            let rate = if rows == 0 {
-                "-".to_owned()
-            } else {
-                format!("{:.0}", rows as f64 / of(Line::whole))
-            };
-            text += &format!(
-                "| {} | {:.4} | {rate} |\n",
-                entry.name,
-                of(|line| line.run_seconds.clone())
-            );
-        }
-        text += "\n| compared | medians (min..max of the rounds) | target | met |\n| --- | ---: | ---: | --- |\n";
-        for row in &heat.verdicts {
-            let Ratio { value, min, max } = row.ratio;
-            let met = match (row.target.as_str(), row.met) {
-                ("", _) => "",
-                (_, true) => "yes",
-                (_, false) => "no",
-            };
-            text += &format!(
-                "| {} | {value:.2} ({min:.2}..{max:.2}) | {} | {met} |\n",
-                row.what, row.target
-            );
-        }
+    }
+    text += "\n| compared | medians (min..max of the rounds) | target | met |\n| --- | ---: | ---: | --- |\n";
+    for row in &heat.verdicts {
+        let Ratio { value, min, max } = row.ratio;
+        let met = match (row.target.as_str(), row.met) {
+            ("", _) => "",
+            (_, true) => "yes",
+            (_, false) => "no",
+        };
+        text += &format!(
+            "| {} | {value:.2} ({min:.2}..{max:.2}) | {} | {met} |\n",
+            row.what, row.target
+        );
     }
     text
 }
@@ -183,7 +181,7 @@ mod tests {
             entries: vec![entry("a", &[1.0])],
             verdicts: vec![Target::AtMost(1.9).verdict("x", ratio)],
         };
-        let text = markdown(&[heat]);
+        let text = markdown(&heat);
         assert!(
             text.contains("| a | 1.0000 | 7 |")
                 && text.contains("| x | 2.00 (1.50..2.50) | <= 1.9 | no |"),
