@@ -212,7 +212,7 @@ impl RowsRun {
         let load = begin.elapsed().as_secs_f64();
         let examples = self.source.read()?.examples;
         let length = self.engine.row_length(&model);
-        let size = self.engine.batch_size();
+        let size = self.engine.batch_size(&model);
         let never = AtomicBool::new(false);
         let (mut encoding, mut running, mut first) = (Vec::new(), Vec::new(), 0.0);
         for pass in 0..=self.passes {

@@ -24,9 +24,9 @@ pub struct Engine {
     /// Threads; 0 takes all processors.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub threads: usize,
-    /// Positions of a batch, padding included.
-    #[arg(long, default_value_t = 4096, value_name = "N")]
-    pub batch_tokens: usize,
+    /// Positions of a batch, padding included. Default: 512 a thread, of a mixture of experts 2048.
+    #[arg(long, value_name = "N")]
+    pub batch_tokens: Option<usize>,
     /// Longest row, in tokens; longer ones lose the end of their longer text. Default: as in fine-tuning, else all that the
     /// model takes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(5..))]
@@ -78,8 +78,8 @@ impl Engine {
     }
 
     /// How rows are put together.
-    pub fn batch_size(&self) -> BatchSize {
-        BatchSize::Tokens(self.batch_tokens)
+    pub fn batch_size(&self, model: &Model) -> BatchSize {
+        BatchSize::positions(self.batch_tokens, model.mixture, self.threads())
     }
 
     /// Longest row to encode.

@@ -62,14 +62,9 @@ pub struct Eval {
     /// Sessions of the model beside each other.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     sessions: u16,
-    /// Positions of a batch, padding included.
-    #[arg(
-        long,
-        default_value_t = 4096,
-        value_name = "N",
-        conflicts_with = "batch_size"
-    )]
-    batch_tokens: usize,
+    /// Positions of a batch, padding included. Default: 512 a thread, of a mixture of experts 2048.
+    #[arg(long, value_name = "N", conflicts_with = "batch_size")]
+    batch_tokens: Option<usize>,
     /// Rows of a batch, in place of `--batch-tokens`.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: Option<u32>,
@@ -400,7 +395,7 @@ impl Eval {
         }
         let size = match self.batch_size {
             Some(rows) => BatchSize::Rows(rows as usize),
-            None => BatchSize::Tokens(self.batch_tokens),
+            None => BatchSize::positions(self.batch_tokens, model.mixture, self.session_threads()),
         };
         let start = Instant::now();
         let progress = Progress::new(&what, "rows", set.rows.len());

@@ -57,9 +57,9 @@ pub struct Parity {
     /// Take the first rows only.
     #[arg(long, value_name = "N")]
     rows: Option<usize>,
-    /// Positions of a batch, padding included.
-    #[arg(long, default_value_t = 4096, value_name = "N")]
-    batch_tokens: usize,
+    /// Positions of a batch, padding included. Default: 512 a thread, of a mixture of experts 2048.
+    #[arg(long, value_name = "N")]
+    batch_tokens: Option<usize>,
     /// Threads of each engine; 0 takes all processors.
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -105,10 +105,8 @@ impl Parity {
             .map_err(anyhow::Error::from_boxed)?;
         let progress = Progress::new("parity", "rows", set.rows.len());
         let failed = |name: &str| format!("an engine failed: {name}");
-        for (index, batch) in batches(&set, BatchSize::Tokens(self.batch_tokens))
-            .iter()
-            .enumerate()
-        {
+        let size = BatchSize::positions(self.batch_tokens, model.mixture, options.threads);
+        for (index, batch) in batches(&set, size).iter().enumerate() {
             let named = Named {
                 name: format!("batch {index}"),
                 padded: Padded::new(&set, batch),
@@ -254,7 +252,8 @@ impl Parity {
             .prepare(&written.path, &options)
             .map_err(anyhow::Error::from_boxed)?;
         let mut load = Load::new(layers, experts);
-        for batch in batches(set, BatchSize::Tokens(self.batch_tokens)) {
+        let size = BatchSize::positions(self.batch_tokens, true, options.threads);
+        for batch in batches(set, size) {
             let padded = Padded::new(set, &batch);
             let outputs = session
                 .run(&padded.feed())

@@ -63,6 +63,8 @@ pub struct Model {
     pub max_positions: usize,
     /// Longest row that it was fine-tuned with, where known.
     pub max_length: Option<usize>,
+    /// Whether it is a mixture of experts, as `config.json` says (`moe`).
+    pub mixture: bool,
     /// Hash of its weights, where recorded.
     pub weights_hash: Option<String>,
     /// `tcd.notes` of `config.json`.
@@ -112,6 +114,7 @@ impl Model {
             labels: labels(&config).map_err(wrong)?,
             task: text(config.get("finetuning_task")),
             max_positions,
+            mixture: config.get("moe").is_some_and(|moe| !moe.is_null()),
             max_length: notes
                 .get("max_length")
                 .and_then(Value::as_u64)

@@ -94,7 +94,9 @@ impl Parity {
         }
         let mut contest = Contest::of(loaded, self.tolerance());
         let progress = Progress::new("parity", "rows", set.rows.len());
-        let all = batches(&set, BatchSize::Tokens(self.batch_tokens));
+        let threads = self.options().threads;
+        let limit = BatchSize::positions(self.batch_tokens, model.mixture, threads);
+        let all = batches(&set, limit);
         for (index, batch) in all.iter().enumerate() {
             let named = Named {
                 name: format!("batch {index}"),
