@@ -8,6 +8,8 @@ use super::{Block, Picture, Table};
 const FULL_SOURCES: usize = 3;
 /// Files that it names at most.
 const NAMED_SOURCES: usize = 12;
+/// Notes of a table that stand open where there are many.
+const NOTES: usize = 6;
 
 pub(super) fn block(w: &mut Writer, block: &Block) {
     match block {
@@ -57,8 +59,24 @@ fn table(w: &mut Writer, table: &Table) {
         w.raw("</tr>\n");
     }
     w.raw("</tbody></table></div>\n");
-    for note in &table.notes {
+    // A page of notes would bury what follows.
+    let open = match table.notes.len() {
+        n if n > NOTES + 2 => NOTES,
+        n => n,
+    };
+    let (first, folded) = table.notes.split_at(open);
+    for note in first {
         w.element("p class=\"note\"", note);
+    }
+    if !folded.is_empty() {
+        w.raw(&format!(
+            "<details><summary>{} more notes</summary>\n",
+            folded.len()
+        ));
+        for note in folded {
+            w.element("p class=\"note\"", note);
+        }
+        w.raw("</details>\n");
     }
     let more = table.rows.len() - shown;
     if more > 0 {

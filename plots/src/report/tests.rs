@@ -154,6 +154,28 @@ fn what_is_too_large_is_left_out_and_named() {
 }
 
 #[test]
+fn many_notes_are_folded_and_few_are_not() {
+    let with = |notes: usize| {
+        let mut page = page();
+        let table = Table {
+            notes: (0..notes).map(|i| format!("note {i}.")).collect(),
+            ..table(3)
+        };
+        page.sections[0].blocks = vec![Block::Table(table)];
+        html(&page, Limits::default()).html
+    };
+    let few = with(8);
+    assert!(few.contains("note 7.") && !few.contains("more notes"));
+    let many = with(9);
+    let at = |what: &str| many.find(what).unwrap();
+    assert!(
+        at("note 5.") < at("<summary>3 more notes</summary>")
+            && at("<summary>3 more notes</summary>") < at("note 6.")
+            && many.contains("note 8."),
+    );
+}
+
+#[test]
 fn an_empty_page_is_a_page() {
     let written = html(&Page::default(), Limits::default());
     assert!(

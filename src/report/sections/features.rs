@@ -168,6 +168,11 @@ pub fn geometry(results: &Results) -> Vec<Block> {
                 ]
             })
             .collect();
+        let without = result.taps.iter().all(|t| t.variance_share.is_none());
+        let notes = match without {
+            true => vec!["t-SNE has no shares of variance.".to_owned()],
+            false => Vec::new(),
+        };
         blocks.push(Block::Table(Table {
             title: format!(
                 "Projection of {}, labelled by {}",
@@ -185,7 +190,7 @@ pub fn geometry(results: &Results) -> Vec<Block> {
                 "#% of variance by component",
             ]),
             rows,
-            notes: vec!["t-SNE has no shares of variance.".to_owned()],
+            notes,
             sources: vec![found.source],
         }));
     }

@@ -1,5 +1,6 @@
 //! Log-likelihood by corpus and token class, and transfer gaps.
 
+use tcd_analysis::transfer::TransferPoint;
 use tcd_plots::report::{Block, Cell, Table};
 
 use super::{columns, interval};
@@ -51,6 +52,8 @@ pub fn blocks(results: &Results) -> Vec<Block> {
 /// Transfer gaps and the points they are from.
 pub fn transfer(results: &Results) -> Vec<Block> {
     let mut blocks = Vec::new();
+    // Curves of other gaps may rest on the same points.
+    let mut shown: Vec<&[TransferPoint]> = Vec::new();
     for found in &results.transfer {
         let result = &found.result;
         let gaps = result
@@ -87,6 +90,10 @@ pub fn transfer(results: &Results) -> Vec<Block> {
             )],
             sources: vec![found.source],
         }));
+        if shown.contains(&result.points.as_slice()) {
+            continue;
+        }
+        shown.push(&result.points);
         let points = result
             .points
             .iter()
@@ -109,4 +116,42 @@ pub fn transfer(results: &Results) -> Vec<Block> {
         }));
     }
     blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use tcd_analysis::provenance::Provenance;
+    use tcd_analysis::transfer::{Bootstrap, TransferResult};
+
+    use super::*;
+    use crate::report::find::Sourced;
+
+    #[test]
+    fn points_that_several_curves_share_are_shown_once() {
+        let curve = |score: f64| Sourced {
+            source: 0,
+            result: TransferResult {
+                provenance: Provenance::new("transfer 1", "tcd", Vec::new(), None),
+                bootstrap: Bootstrap::default(),
+                points: vec![TransferPoint {
+                    family: "moe".to_owned(),
+                    seed: 1,
+                    step: 1,
+                    log_likelihood: -2.0,
+                    score,
+                }],
+                curves: Vec::new(),
+                gaps: Vec::new(),
+            },
+        };
+        let tables = |scores: &[f64]| {
+            let results = Results {
+                transfer: scores.iter().map(|&score| curve(score)).collect(),
+                ..Results::default()
+            };
+            transfer(&results).len()
+        };
+        assert_eq!(tables(&[70.0, 70.0]), 3);
+        assert_eq!(tables(&[70.0, 71.0]), 4);
+    }
 }

@@ -203,6 +203,10 @@ fn routing(maker: &mut Maker, models: &[&Model]) {
         let what = format!("experts of the first row of {task}, token by token");
         measure(maker, Stage::new("trace", "", what).call(call), &moe);
     }
+    if moe.len() == 2 {
+        // The two have been compared.
+        return;
+    }
     let of = |family: &str| moe.iter().find(|m| m.family == family);
     for (a, b) in &maker.study.comparisons {
         let (Some(a), Some(b)) = (of(a), of(b)) else {

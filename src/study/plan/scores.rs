@@ -256,7 +256,7 @@ impl Maker<'_> {
 }
 
 /// Groups whose results have a figure.
-const DRAWN: [&str; 10] = [
+const DRAWN: [&str; 12] = [
     "difference",
     "curve",
     "cka",
@@ -265,6 +265,8 @@ const DRAWN: [&str; 10] = [
     "pca",
     "tsne",
     "probe",
+    "likelihood",
     "routing",
+    "trace",
     "compare",
 ];
