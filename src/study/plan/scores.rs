@@ -233,8 +233,11 @@ impl Maker<'_> {
             self.add(stage);
         }
         if section.page {
+            // By name: folders may hold what an earlier configuration left.
             let call = Call::new(["report"])
-                .with(["pretrain", "finetune", at::RESULTS].map(here))
+                .with(models.iter().map(|name| here(at::run(name))))
+                .with(models.iter().map(|name| here(at::finetuned(name))))
+                .with(self.results(|_| true))
                 .option("--out", here(at::REPORT));
             let stage = Stage::new("report", "", "write the report")
                 .after(everything)
@@ -246,10 +249,17 @@ impl Maker<'_> {
 
     /// Results that have a figure.
     fn drawn(&self) -> Vec<Word> {
-        let drawn = self.stages.iter().filter(|s| DRAWN.contains(&s.group));
-        let files = drawn.flat_map(|stage| &stage.outputs);
+        self.results(|group| DRAWN.contains(&group))
+    }
+
+    /// The results of stages of some groups, as far as they are there.
+    fn results(&self, of: impl Fn(&str) -> bool) -> Vec<Word> {
+        let stages = self.stages.iter().filter(|stage| of(stage.group));
+        let files = stages.flat_map(|stage| &stage.outputs);
         files
-            .filter(|file| file.extension().is_some_and(|ending| ending == "json"))
+            .filter(|file| {
+                file.starts_with(at::RESULTS) && file.extension().is_some_and(|e| e == "json")
+            })
             .map(Word::if_there)
             .collect()
     }
