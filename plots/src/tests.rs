@@ -186,6 +186,22 @@ fn no_text_lies_on_another_or_outside_the_figure() {
 }
 
 #[test]
+fn short_runs_are_drawn_by_minutes() {
+    let mut run = made::curve("vanilla", -2.0, 20);
+    let last = run.points.len() as f64;
+    for (i, point) in run.points.iter_mut().enumerate() {
+        point.wall_seconds = 300.0 * (i + 1) as f64 / last;
+    }
+    let texts = drawn(&curves(&[run], XAxis::Hours, None).unwrap());
+    for wanted in ["training time (minutes)", "Pre-training by minutes", "5"] {
+        assert!(
+            texts.iter().any(|text| text == wanted),
+            "{wanted}: {texts:?}"
+        );
+    }
+}
+
+#[test]
 fn names_stand_at_line_ends_or_in_a_legend_and_axes_have_units() {
     for (x, label) in [
         (XAxis::Steps, "optimizer steps"),

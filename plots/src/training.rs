@@ -21,20 +21,50 @@ pub enum XAxis {
     Hours,
 }
 
-impl XAxis {
+/// Runs that all end before so many seconds are drawn by minutes.
+const SHORT: f64 = 600.0;
+
+/// The horizontal axis of a figure, in the unit that fits its runs.
+#[derive(Clone, Copy)]
+struct Axis {
+    x: XAxis,
+    minutes: bool,
+}
+
+impl Axis {
+    /// `seconds` are the times at work of all points.
+    fn new(x: XAxis, seconds: impl IntoIterator<Item = f64>) -> Axis {
+        let longest = seconds.into_iter().fold(f64::NEG_INFINITY, f64::max);
+        Axis {
+            x,
+            minutes: (0.0..SHORT).contains(&longest),
+        }
+    }
+
     fn label(self) -> &'static str {
-        match self {
+        match self.x {
             XAxis::Steps => "optimizer steps",
             XAxis::Tokens => "tokens seen in training",
+            XAxis::Hours if self.minutes => "training time (minutes)",
             XAxis::Hours => "training time (hours)",
         }
     }
 
     fn word(self) -> &'static str {
-        match self {
+        match self.x {
             XAxis::Steps => "steps",
             XAxis::Tokens => "tokens",
+            XAxis::Hours if self.minutes => "minutes",
             XAxis::Hours => "hours",
+        }
+    }
+
+    fn place(self, step: u64, tokens: f64, seconds: f64) -> f64 {
+        match self.x {
+            XAxis::Steps => step as f64,
+            XAxis::Tokens => tokens,
+            XAxis::Hours if self.minutes => seconds / 60.0,
+            XAxis::Hours => seconds / 3600.0,
         }
     }
 
@@ -76,7 +106,8 @@ fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Named> {
 fn part(x: XAxis) -> String {
     match x {
         XAxis::Steps => String::new(),
-        other => other.word().to_owned(),
+        XAxis::Tokens => "tokens".to_owned(),
+        XAxis::Hours => "hours".to_owned(),
     }
 }
 
@@ -118,11 +149,9 @@ pub fn curves(
     if runs.is_empty() {
         return Err(PlotError::empty("no runs were given"));
     }
-    let place = |p: &CurvePoint| match x {
-        XAxis::Steps => p.step as f64,
-        XAxis::Tokens => p.tokens as f64,
-        XAxis::Hours => p.wall_seconds / 3600.0,
-    };
+    let seconds = runs.iter().flat_map(|run| &run.points);
+    let axis = Axis::new(x, seconds.map(|p| p.wall_seconds));
+    let place = |p: &CurvePoint| axis.place(p.step, p.tokens as f64, p.wall_seconds);
     let panel = |(heading, value, bounds): &Curve| Panel {
         heading: (*heading).to_owned(),
         bounds: *bounds,
@@ -141,7 +170,7 @@ pub fn curves(
         ..Panel::default()
     };
     let title = title.map_or_else(
-        || format!("Pre-training by {}", x.word()),
+        || format!("Pre-training by {}", axis.word()),
         ToOwned::to_owned,
     );
     let plot = LinePlot {
@@ -149,7 +178,7 @@ pub fn curves(
         width: 900.0,
         panel_height: 260.0,
         series: named(runs.iter().map(|r| r.name.as_str())),
-        across: x.across(),
+        across: axis.across(),
         panels: PANELS.iter().map(panel).collect(),
         extra: Vec::new(),
         notes: untrained(runs),
@@ -178,7 +207,7 @@ pub fn curves(
     }
     let caption = format!(
         "How well each run predicts masked tokens of held-out text, against {}; higher is better in both panels.",
-        x.label()
+        axis.label()
     );
     let words = Words {
         part: part(x),
@@ -229,11 +258,10 @@ pub fn losses(runs: &[RunRecords], x: XAxis, title: Option<&str>) -> Result<Figu
     if terms == ["loss", "mlm_loss"] {
         terms.remove(0);
     }
-    let place = |m: &Metrics| match x {
-        XAxis::Steps => m.step as f64,
-        XAxis::Tokens => m.get("tokens").unwrap_or(f64::NAN),
-        XAxis::Hours => m.wall_seconds / 3600.0,
-    };
+    let seconds = runs.iter().flat_map(|run| &run.records);
+    let axis = Axis::new(x, seconds.map(|m| m.wall_seconds));
+    let place =
+        |m: &Metrics| axis.place(m.step, m.get("tokens").unwrap_or(f64::NAN), m.wall_seconds);
     let mut data = Table::new(&["run", "term", "step", "tokens", "wall_seconds", "value"]);
     let mut panels = Vec::new();
     for name in &terms {
@@ -272,7 +300,7 @@ pub fn losses(runs: &[RunRecords], x: XAxis, title: Option<&str>) -> Result<Figu
         panels.push(panel);
     }
     let title = title.map_or_else(
-        || format!("Training losses by {}", x.word()),
+        || format!("Training losses by {}", axis.word()),
         ToOwned::to_owned,
     );
     let plot = LinePlot {
@@ -280,14 +308,14 @@ pub fn losses(runs: &[RunRecords], x: XAxis, title: Option<&str>) -> Result<Figu
         width: if panels.len() > 3 { 1200.0 } else { 900.0 },
         panel_height: 190.0,
         series: named(runs.iter().map(|r| r.name.as_str())),
-        across: x.across(),
+        across: axis.across(),
         panels,
         extra: Vec::new(),
         notes: Vec::new(),
     };
     let caption = format!(
         "Each term of the training loss, before its weight, against {}; lower is better.",
-        x.label()
+        axis.label()
     );
     let words = Words {
         part: part(x),
