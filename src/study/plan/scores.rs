@@ -226,9 +226,15 @@ impl Maker<'_> {
                 .with(models.iter().map(|name| here(at::finetuned(name))))
                 .with(self.drawn())
                 .option("--out", here(at::FIGURES));
+            // Apart: these scores are those of fine-tuning once more.
+            let scores = models.iter().map(|name| here(format!("scores/{name}")));
+            let speed = Call::new(["plot", "speed"])
+                .with(scores)
+                .option("--out", here(format!("{}/speed.svg", at::FIGURES)));
             let stage = Stage::new("figures", "", "draw every figure")
                 .after(everything.clone())
                 .call(call)
+                .call(speed)
                 .writes(at::FIGURES);
             self.add(stage);
         }
