@@ -5,6 +5,7 @@
 //! and CSV, and the figures in crate `tcd-plots` are functions of these types. No libtorch.
 
 pub mod cka;
+mod columns;
 pub mod compare;
 pub mod curve;
 pub mod features;

@@ -12,6 +12,8 @@ pub trait Real: faer::traits::ComplexField + Copy + Send + Sync + 'static {
     fn of(value: f64) -> Self;
     /// The value, exactly.
     fn wide(self) -> f64;
+    /// The same values where they are f32.
+    fn singles(values: &[Self]) -> Option<&[f32]>;
 }
 
 impl Real for f32 {
@@ -21,6 +23,9 @@ impl Real for f32 {
     fn wide(self) -> f64 {
         f64::from(self)
     }
+    fn singles(values: &[f32]) -> Option<&[f32]> {
+        Some(values)
+    }
 }
 
 impl Real for f64 {
@@ -29,6 +34,9 @@ impl Real for f64 {
     }
     fn wide(self) -> f64 {
         self
+    }
+    fn singles(_: &[f64]) -> Option<&[f32]> {
+        None
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! With k_i = |x_i|^2, l_i = |y_i|^2, s_x = X'1, s_y = Y'1, M = X'Y:
 //! tr(KL) = |M|_F^2, (K1)_i = x_i s_x, sum (K1)_i (L1)_i = s_x' M s_y, sum (K1)_i l_i = s_x' (X'l), 1'K1 = |s_x|^2.
-//! Products of at most [`RUN`] rows are summed in the features' own type, everything above in f64.
+//! Products of some hundred rows are summed in the features' own type, everything above in f64.
 //!
 //! Features that fit in the budget are held, and each product is made and reduced at once; of more features a block of rows is held
 //! at a time, and all products.
@@ -10,12 +10,10 @@
 use rayon::prelude::*;
 
 use super::{OneSums, PairSums, Sums};
+use crate::columns::{Columns, RUN};
 use crate::features::FeaturesError;
-use crate::linalg::{Real, add_cross};
+use crate::linalg::Real;
 use crate::source::TapSource;
-
-/// Rows whose products are summed in the features' own type.
-const RUN: usize = 1024;
 
 /// How much is held at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +51,7 @@ struct TapSums {
 
 /// A block of one tap, shifted.
 struct Block<T> {
-    values: Vec<T>,
+    columns: Columns<T>,
     norms: Vec<f64>,
 }
 
@@ -151,15 +149,15 @@ pub fn feature_sums<T: Real>(
     let mut norms = vec![0.0; count * count];
     let mut traces = vec![0.0; count];
     let empty = || Block {
-        values: Vec::new(),
+        columns: Columns::default(),
         norms: Vec::new(),
     };
     let mut blocks: Vec<Block<T>> = (0..count).map(|_| empty()).collect();
     let mut done: Vec<(usize, usize, Products)> = Vec::new();
     if held {
-        read_blocks(&sides, &mut taps, 0..n, &mut blocks)?;
+        read_blocks(&sides, &mut taps, 0..n, &mut blocks, true)?;
         add_norms(&blocks, &mut norms, &mut traces);
-        add_weighted(&blocks, &mut taps, &widths);
+        add_weighted(&blocks, &mut taps);
         let scratch = || (Vec::new(), Vec::new());
         let made = sides.tiles().into_par_iter().map_init(
             scratch,
@@ -185,10 +183,10 @@ pub fn feature_sums<T: Real>(
             let mut first = 0;
             while first < n {
                 let end = (first + block).min(n);
-                read_blocks(&sides, &mut taps, first..end, &mut blocks)?;
+                read_blocks(&sides, &mut taps, first..end, &mut blocks, pass == 0)?;
                 if pass == 0 {
                     add_norms(&blocks, &mut norms, &mut traces);
-                    add_weighted(&blocks, &mut taps, &widths);
+                    add_weighted(&blocks, &mut taps);
                 }
                 tiles
                     .par_iter_mut()
@@ -298,21 +296,34 @@ pub(super) fn shift_rows<T: Real>(values: &mut [T], shift: &[f64]) -> (Vec<f64>,
     (norms, bad)
 }
 
+/// Reads rows of every tap into its block; with `first`, adds them to X'1.
 fn read_blocks<T: Real>(
     sides: &Sides<T>,
     taps: &mut [TapSums],
     rows: std::ops::Range<usize>,
     blocks: &mut [Block<T>],
+    first: bool,
 ) -> Result<(), FeaturesError> {
     taps.par_iter_mut()
         .zip(blocks)
         .enumerate()
-        .try_for_each(|(t, (sums, block))| {
+        .try_for_each_init(Vec::new, |values, (t, (sums, block))| {
             let (source, tap) = sides.tap(t);
-            source.read(tap, rows.clone(), &mut block.values)?;
-            let (norms, bad) = shift_rows(&mut block.values, &sums.shift);
-            sums.bad_row = sums.bad_row.or(bad.map(|b| rows.start + b));
-            block.norms = norms;
+            block.columns.start(rows.len(), sums.shift.len());
+            block.norms.clear();
+            for start in rows.clone().step_by(RUN) {
+                source.read(tap, start..(start + RUN).min(rows.end), values)?;
+                let (norms, bad) = shift_rows(values, &sums.shift);
+                sums.bad_row = sums.bad_row.or(bad.map(|b| start + b));
+                if first {
+                    for row in values.chunks_exact(sums.sum.len()) {
+                        let pairs = sums.sum.iter_mut().zip(row);
+                        pairs.for_each(|(sum, value)| *sum += value.wide());
+                    }
+                }
+                block.norms.extend(norms);
+                block.columns.push(values);
+            }
             Ok(())
         })
 }
@@ -324,9 +335,8 @@ fn add_tile<T: Real>(
     blocks: &[Block<T>],
     buffer: &mut Vec<T>,
 ) {
-    let (x, y) = (&blocks[p], &blocks[q]);
-    let rows = x.norms.len();
-    add_cross(sum, &x.values, &y.values, rows, RUN, buffer, p == q);
+    let (x, y) = (&blocks[p].columns, &blocks[q].columns);
+    x.add_products(y, sum, buffer, p == q);
 }
 
 fn add_norms<T>(blocks: &[Block<T>], norms: &mut [f64], traces: &mut [f64]) {
@@ -348,25 +358,23 @@ fn add_norms<T>(blocks: &[Block<T>], norms: &mut [f64], traces: &mut [f64]) {
     }
 }
 
-/// X'1 and X'l of every tap.
-fn add_weighted<T: Real>(blocks: &[Block<T>], taps: &mut [TapSums], widths: &[usize]) {
-    let count = blocks.len();
+/// X'l of every tap.
+fn add_weighted<T: Real>(blocks: &[Block<T>], taps: &mut [TapSums]) {
     let rows = blocks.first().map_or(0, |b| b.norms.len());
-    let all: Vec<T> = (0..rows)
-        .flat_map(|i| blocks.iter().map(move |b| T::of(b.norms[i])))
-        .collect();
+    let mut norms = Columns::default();
+    norms.start(rows, blocks.len());
+    for run in (0..rows).collect::<Vec<_>>().chunks(RUN) {
+        let values: Vec<T> = run
+            .iter()
+            .flat_map(|&i| blocks.iter().map(move |b| T::of(b.norms[i])))
+            .collect();
+        norms.push(&values);
+    }
     taps.par_iter_mut()
-        .enumerate()
-        .for_each_init(Vec::new, |buffer, (t, sums)| {
-            let values = &blocks[t].values;
-            for row in values.chunks_exact(widths[t]) {
-                sums.sum
-                    .iter_mut()
-                    .zip(row)
-                    .for_each(|(s, v)| *s += v.wide());
-            }
-            debug_assert_eq!(sums.weighted.len(), widths[t] * count);
-            add_cross(&mut sums.weighted, values, &all, rows, RUN, buffer, false);
+        .zip(blocks)
+        .for_each_init(Vec::new, |buffer, (sums, block)| {
+            let columns = &block.columns;
+            columns.add_products(&norms, &mut sums.weighted, buffer, false);
         });
 }
 
