@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use rand::RngExt;
 use serde_json::{Map, json};
 use tcd_export::onnx;
-use tcd_export::runtime::Feed;
+use tcd_export::runtime::{Feed, Runnable, RuntimeError};
 use tcd_export::{
     Architecture, Contents, Head, Init, ModelConfig, ModelDir, MoeConfig, Parameter, parameters,
     write_model_dir, write_tensors,
@@ -34,7 +34,7 @@ pub enum BenchEval {
     Make(Make),
     /// Time an engine on rows: one JSON line.
     Rows(Box<RowsRun>),
-    /// Time an engine on random tokens: one JSON line.
+    /// Time an engine on batches of random tokens, one for each worker at a time: one JSON line, seconds a batch.
     Tokens(Tokens),
 }
 
@@ -204,15 +204,14 @@ impl RowsRun {
         let model = Model::open(&self.engine.model)?;
         let runtime = self.engine.runtime()?;
         let width = width(&model, &*runtime)?;
-        let mut sessions =
-            vec![
-                self.engine
-                    .load(&*runtime, &model.path, &["logits".to_owned()])?,
-            ];
+        let session = self
+            .engine
+            .load(&*runtime, &model.path, &["logits".to_owned()])?;
+        let mut sessions = session.workers();
         let load = begin.elapsed().as_secs_f64();
         let examples = self.source.read()?.examples;
         let length = self.engine.row_length(&model);
-        let size = self.engine.batch_size(&model);
+        let size = self.engine.batch_size(&model, sessions.len());
         let never = AtomicBool::new(false);
         let (mut encoding, mut running, mut first) = (Vec::new(), Vec::new(), 0.0);
         for pass in 0..=self.passes {
@@ -225,7 +224,7 @@ impl RowsRun {
             if pass == 0 {
                 first = encoded + ran;
                 if let Some(path) = &self.tensors {
-                    let all: Vec<Padded> = batches(&set, size)
+                    let all: Vec<Padded> = batches(&set, size.shared(&set, sessions.len()))
                         .iter()
                         .map(|batch| Padded::new(&set, batch))
                         .collect();
@@ -282,10 +281,11 @@ impl Tokens {
         let model = Model::open(&self.engine.model)?;
         let runtime = self.engine.runtime()?;
         let start = Instant::now();
-        let mut session = self
+        let session = self
             .engine
             .load(&*runtime, &model.path, &["logits".to_owned()])?;
         let load = start.elapsed().as_secs_f64();
+        let mut workers = session.workers();
         let mut random = rng(1, Stream::Data, &[0]);
         let cells = self.batch * self.sequence;
         let size = model.tokenizer.vocab_size() as i64;
@@ -298,14 +298,31 @@ impl Tokens {
             attention_mask: &mask,
             token_type_ids: &types,
         };
-        let mut seconds = Vec::new();
-        for _ in 0..self.runs + 3 {
-            let start = Instant::now();
-            session.run(&feed).map_err(anyhow::Error::from_boxed)?;
-            seconds.push(start.elapsed().as_secs_f64());
-        }
-        let line =
-            json!({"load_seconds": load, "first_seconds": seconds[0], "run_seconds": seconds[3..]});
+        let timed = |worker: &mut Box<dyn Runnable>| -> Result<Vec<f64>, RuntimeError> {
+            let one = |_| {
+                let start = Instant::now();
+                worker.run(&feed)?;
+                Ok(start.elapsed().as_secs_f64())
+            };
+            (0..self.runs + 3).map(one).collect()
+        };
+        let many = workers.len() as f64;
+        let (mut first, mut running) = (0f64, Vec::new());
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = workers
+                .iter_mut()
+                .map(|worker| scope.spawn(|| timed(worker)))
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                let ended = |_| Err("a thread ended".into());
+                let seconds = thread.join().unwrap_or_else(ended)?;
+                first = first.max(seconds[0]);
+                running.extend(seconds[3..].iter().map(|seconds| seconds / many));
+                Ok::<_, RuntimeError>(())
+            })
+        })
+        .map_err(anyhow::Error::from_boxed)?;
+        let line = json!({"load_seconds": load, "first_seconds": first, "run_seconds": running});
         out(&line.to_string());
         Ok(Outcome::Done)
     }

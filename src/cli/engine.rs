@@ -24,7 +24,8 @@ pub struct Engine {
     /// Threads; 0 takes all processors.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub threads: usize,
-    /// Positions of a batch, padding included. Default: 512 a thread, of a mixture of experts 2048.
+    /// Positions of a batch, padding included. Default: 512, of a mixture of experts 2048; so many for each thread where several
+    /// share the work of a batch.
     #[arg(long, value_name = "N")]
     pub batch_tokens: Option<usize>,
     /// Longest row, in tokens; longer ones lose the end of their longer text. Default: as in fine-tuning, else all that the
@@ -77,9 +78,10 @@ impl Engine {
             .with_context(|| format!("cannot load `{}` on {}", path.display(), runtime.name()))
     }
 
-    /// How rows are put together.
-    pub fn batch_size(&self, model: &Model) -> BatchSize {
-        BatchSize::positions(self.batch_tokens, model.mixture, self.threads())
+    /// How rows are put together for a model that is `workers` at once.
+    pub fn batch_size(&self, model: &Model, workers: usize) -> BatchSize {
+        let inside = self.threads() / workers.max(1);
+        BatchSize::positions(self.batch_tokens, model.mixture, inside)
     }
 
     /// Longest row to encode.

@@ -62,7 +62,8 @@ pub struct Eval {
     /// Sessions of the model beside each other.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     sessions: u16,
-    /// Positions of a batch, padding included. Default: 512 a thread, of a mixture of experts 2048.
+    /// Positions of a batch, padding included. Default: 512, of a mixture of experts 2048; so many for each thread where several
+    /// share the work of a batch.
     #[arg(long, value_name = "N", conflicts_with = "batch_size")]
     batch_tokens: Option<usize>,
     /// Rows of a batch, in place of `--batch-tokens`.
@@ -327,7 +328,8 @@ impl Eval {
                     .prepare(&model.path, &options)
                     .map_err(anyhow::Error::from_boxed)
             })
-            .collect::<Result<_>>()
+            .collect::<Result<Vec<_>>>()
+            .map(|sessions| sessions.into_iter().flat_map(Runnable::workers).collect())
             .with_context(|| {
                 format!(
                     "cannot load `{}` on {}",
@@ -395,7 +397,10 @@ impl Eval {
         }
         let size = match self.batch_size {
             Some(rows) => BatchSize::Rows(rows as usize),
-            None => BatchSize::positions(self.batch_tokens, model.mixture, self.session_threads()),
+            None => {
+                let inside = self.session_threads() * usize::from(self.sessions) / sessions.len();
+                BatchSize::positions(self.batch_tokens, model.mixture, inside)
+            }
         };
         let start = Instant::now();
         let progress = Progress::new(&what, "rows", set.rows.len());

@@ -184,7 +184,7 @@ impl Features {
         fixed(&mut writer, &set, &rows, &starts)?;
         unmasked(&mut writer, &set, &targets, &starts)?;
         let progress = Progress::new("features", "rows", set.rows.len());
-        for batch in batches(&set, self.engine.batch_size(&model)) {
+        for batch in batches(&set, self.engine.batch_size(&model, 1)) {
             let padded = Padded::new(&set, &batch);
             let outputs = session
                 .run(&padded.feed())

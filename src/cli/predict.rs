@@ -62,7 +62,7 @@ impl Predict {
         let mut answering = Answering {
             engine: &self.engine,
             model: &model,
-            sessions: vec![session],
+            sessions: session.workers(),
             width,
             rows: 0,
             truncated: 0,
@@ -134,7 +134,7 @@ impl Answering<'_> {
             self.engine.row_length(self.model),
         )?;
         let never = AtomicBool::new(false);
-        let size = self.engine.batch_size(self.model);
+        let size = self.engine.batch_size(self.model, self.sessions.len());
         let logits = run::run(&mut self.sessions, &set, size, self.width, &never, &|_| {})?;
         for (example, logits) in examples.iter().zip(logits.rows()) {
             if logits.iter().any(|value| !value.is_finite()) {

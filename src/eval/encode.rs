@@ -98,10 +98,29 @@ pub enum BatchSize {
 
 impl BatchSize {
     /// So many positions, or else what a model runs fastest with on a CPU: the hidden states of about 512 stay in the caches
-    /// of a core; a mixture reads the weights of all its experts for every batch, so its batches are larger.
+    /// of a core; a mixture reads the weights of all its experts for every batch, so its batches are larger. `threads` are those that
+    /// share the work of one batch.
     pub fn positions(asked: Option<usize>, mixture: bool, threads: usize) -> Self {
         let each = if mixture { 2048 } else { 512 };
         Self::Tokens(asked.unwrap_or(each * threads.max(1)))
+    }
+
+    /// The size for several workers that take batches in turns: no larger, and such that each gets about as many of them.
+    pub fn shared(self, set: &EncodedSet, workers: usize) -> Self {
+        if workers < 2 {
+            return self;
+        }
+        let part = |all: usize, size: usize| {
+            let size = size.max(1);
+            all.div_ceil(all.div_ceil(size).next_multiple_of(workers).max(1))
+        };
+        match self {
+            Self::Rows(rows) => Self::Rows(part(set.rows.len(), rows)),
+            Self::Tokens(tokens) => {
+                let all = set.rows.iter().map(|row| row.ids.len()).sum();
+                Self::Tokens(part(all, tokens))
+            }
+        }
     }
 }
 
@@ -261,6 +280,24 @@ mod tests {
                 prop_assert_eq!(padded.token_type_ids.len(), padded.batch * padded.sequence);
             }
         }
+    }
+
+    #[test]
+    fn workers_share_a_set_in_batches_no_larger_than_asked() {
+        let set = set(&[10; 100]);
+        let counts = |size: BatchSize, workers| {
+            let all = batches(&set, size.shared(&set, workers));
+            let largest = all.iter().map(Vec::len).max();
+            (all.len(), largest)
+        };
+        assert_eq!(counts(BatchSize::Tokens(2048), 1), (1, Some(100)));
+        assert_eq!(counts(BatchSize::Tokens(2048), 2), (2, Some(50)));
+        assert_eq!(counts(BatchSize::Tokens(400), 2), (4, Some(25)));
+        assert_eq!(counts(BatchSize::Tokens(400), 5), (5, Some(20)));
+        assert_eq!(counts(BatchSize::Rows(34), 2), (4, Some(25)));
+        assert_eq!(counts(BatchSize::Tokens(0), 2).0, 100);
+        let none = super::tests::set(&[]);
+        assert!(batches(&none, BatchSize::Tokens(5).shared(&none, 2)).is_empty());
     }
 
     #[test]

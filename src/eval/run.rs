@@ -81,8 +81,8 @@ impl Logits {
     }
 }
 
-/// Runs a set through sessions of one model, each on a thread of its own, batches of about equal lengths, and restores the
-/// order. `done` hears how many rows each batch finished; once `stop` is set, no new batch begins.
+/// Runs a set through sessions of one model, each on a thread of its own, batches of about equal lengths and few enough rows that
+/// all sessions have work, and restores the order. `done` hears how many rows each batch finished; once `stop` is set, no new batch begins.
 pub fn run(
     sessions: &mut [Box<dyn Runnable>],
     set: &EncodedSet,
@@ -91,7 +91,7 @@ pub fn run(
     stop: &AtomicBool,
     done: &(dyn Fn(usize) + Sync),
 ) -> Result<Logits, RunError> {
-    let batches = batches(set, size);
+    let batches = batches(set, size.shared(set, sessions.len()));
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let values = Mutex::new(vec![0f32; set.rows.len() * width]);
@@ -258,6 +258,10 @@ mod tests {
                 shape: vec![b, 2],
                 values,
             }])
+        }
+
+        fn workers(self: Box<Self>) -> Vec<Box<dyn Runnable>> {
+            vec![self]
         }
     }
 

@@ -152,6 +152,10 @@ impl Runnable for Session {
                 .collect()
         })
     }
+
+    fn workers(self: Box<Self>) -> Vec<Box<dyn Runnable>> {
+        vec![self]
+    }
 }
 
 fn unknown(name: &str, encoded: &Encoded) -> RuntimeError {

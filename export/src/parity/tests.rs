@@ -40,6 +40,10 @@ impl Runnable for Fake {
             },
         ])
     }
+
+    fn workers(self: Box<Self>) -> Vec<Box<dyn Runnable>> {
+        vec![self]
+    }
 }
 
 impl Runtime for Fake {

@@ -59,6 +59,10 @@ pub trait Runnable: Send {
     /// # Errors
     /// A batch that the model does not take, or a failure of the engine.
     fn run(&mut self, feed: &Feed<'_>) -> Result<Vec<Output>, RuntimeError>;
+
+    /// The model as many as it has threads, where it can be divided: each runs batches of its own, beside the others. Elsewhere it
+    /// stays one, whose threads share the work of every batch.
+    fn workers(self: Box<Self>) -> Vec<Box<dyn Runnable>>;
 }
 
 /// An engine.

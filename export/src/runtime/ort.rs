@@ -2,10 +2,10 @@
 //!
 //! One environment serves the whole process, so the first library that loads stays. Sessions use every optimisation.
 //!
-//! With several threads a model of moderate size gets as many sessions of one thread, each of which computes a part of a batch, in
-//! whole rows: onnxruntime's own threads share the work of each operator and wait for each other after it, which for small models,
-//! and for mixtures most of all, costs more than it saves. A batch of fewer rows, or one that must not be cut, goes to a session
-//! with all threads inside.
+//! With several threads a model of moderate size gets as many sessions of one thread, each of which computes batches of its own
+//! ([`Runnable::workers`]), or a part of a single batch, in whole rows: onnxruntime's own threads share the work of each operator and
+//! wait for each other after it, which for small models, and for mixtures most of all, costs more than it saves. A single batch of
+//! fewer rows, or one that must not be cut, goes to a session with all threads inside.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -224,6 +224,28 @@ impl Runnable for OrtModel {
         }
         let part = |worker: &mut Worker, feed: &Feed<'_>| worker.run(signature, feed);
         Ok(spread(&mut self.workers, feed, part).map_err(fail)?)
+    }
+
+    fn workers(self: Box<Self>) -> Vec<Box<dyn Runnable>> {
+        if self.workers.len() < 2 {
+            return vec![self];
+        }
+        let Self {
+            signature,
+            environment,
+            workers,
+            ..
+        } = *self;
+        let alone = |worker| {
+            Box::new(OrtModel {
+                signature: signature.clone(),
+                environment: environment.clone(),
+                threads: 1,
+                workers: vec![worker],
+                whole: None,
+            }) as Box<dyn Runnable>
+        };
+        workers.into_iter().map(alone).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! tract, an engine in pure Rust: no library to find, nothing native to install.
 //!
-//! tract computes on one thread. With several, a batch is cut into as many parts of whole rows, each computed by its own thread
-//! over the same weights.
+//! tract computes on one thread. With several, each computes batches of its own over the same weights ([`Runnable::workers`]), or a
+//! part of a single batch, in whole rows.
 //!
 //! Blocks of sorted experts are found in the graph (`find`) and computed by an operator of their own (`experts`); what else
 //! tract lacks for that form is in `rows`.
@@ -90,6 +90,7 @@ fn load(signature: &Signature) -> TractResult<Arc<TypedRunnableModel>> {
     model.into_optimized()?.into_runnable()
 }
 
+#[derive(Clone)]
 struct TractModel {
     signature: Signature,
     plan: Arc<TypedRunnableModel>,
@@ -117,6 +118,21 @@ impl Runnable for TractModel {
             }
             .into()
         })
+    }
+
+    fn workers(self: Box<Self>) -> Vec<Box<dyn Runnable>> {
+        let many = if self.signature.undivided {
+            1
+        } else {
+            self.threads
+        };
+        let alone = TractModel {
+            threads: 1,
+            ..*self
+        };
+        (0..many)
+            .map(|_| Box::new(alone.clone()) as Box<dyn Runnable>)
+            .collect()
     }
 }
 
