@@ -372,6 +372,51 @@ fn neither_company_nor_padding_changes_a_row() {
     }
 }
 
+/// Each worker of a model computes whole batches, beside the others, as the model on one thread does. One whose rows depend on the
+/// batch stays whole, so that batches do not depend on the number of threads.
+#[test]
+fn workers_compute_batches_of_their_own() {
+    let limited = MoeConfig {
+        capacity_factor: Some(1.0),
+        ..MoeConfig::new(3)
+    };
+    let head = Head::SequenceClassification { labels: 3 };
+    for (moe, many) in [(None, 2), (Some(MoeConfig::new(3)), 2), (Some(limited), 1)] {
+        let config = ModelConfig {
+            moe,
+            ..architecture(None).config().clone()
+        };
+        let architecture = config.validate().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let written = export(&architecture, head, folder.path(), &Options::default());
+        for engine in engines() {
+            let options = RunOptions {
+                threads: 2,
+                outputs: vec![],
+            };
+            let model = engine.prepare(&written.path, &options).unwrap();
+            let mut workers = model.workers();
+            assert_eq!(workers.len(), many, "{}", engine.name());
+            std::thread::scope(|scope| {
+                for (seed, worker) in workers.iter_mut().enumerate() {
+                    let (engine, path) = (&*engine, &written.path);
+                    scope.spawn(move || {
+                        for lengths in [&[5, 9, 2][..], &[4], &[3, 3]] {
+                            let rows = Rows::new(lengths, 9, seed);
+                            let got = worker.run(&rows.feed()).unwrap();
+                            let wanted = run(engine, path, &rows, 1);
+                            assert_eq!(got[0].shape, wanted[0].shape);
+                            for (got, wanted) in got[0].values.iter().zip(&wanted[0].values) {
+                                assert!((got - wanted).abs() < 1e-6, "{got} {wanted}");
+                            }
+                        }
+                    });
+                }
+            });
+        }
+    }
+}
+
 /// f16 weights lose what f16 loses; integers lose more, and stay near.
 #[test]
 fn smaller_precisions_stay_near() {
