@@ -26,6 +26,7 @@ pub use encoder::Taps;
 pub use heads::{ClassificationHead, HeadLoss, MaskedLmHead};
 pub use router::Routing;
 pub use runtime::{Session, Tch};
+pub(crate) use store::ALIGN;
 pub(crate) use store::normal;
 pub use store::{Initialisation, Leaf, ModelError, Store, StoreOptions};
 

@@ -19,7 +19,7 @@ use tcd_export::{BoxError, Init, Parameter};
 use crate::seed::{self, Stream};
 
 /// Starts are multiples of this many elements.
-const ALIGN: usize = 16;
+pub(crate) const ALIGN: usize = 16;
 
 /// Elements that one generator initialises.
 const INIT_BLOCK: usize = 1 << 16;
