@@ -7,7 +7,7 @@ Kinds:
   moe-loop  tuned, each feed-forward replaced by a top-1 Switch layer (Fedus et al. 2022) written the usual way: a
             ModuleList of experts, a loop over them with index_select and index_add, balance loss 0.01 (eq. 4).
 
-All: f32, train mode, dropout 0.1, default (sdpa) attention, gradients clipped to norm 1.0. The batches (15 percent of
+All: f32 (`--bf16`: autocast), on the CPU or `--device cuda`, train mode, dropout 0.1, default (sdpa) attention, gradients clipped to norm 1.0. The batches (15 percent of
 the positions masked) are made before the timed part from a fixed seed. `peak_memory_bytes` is ru_maxrss, so it includes
 the interpreter and the libraries.
 """
@@ -39,6 +39,8 @@ def arguments():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16, as the Trainer's `--bf16` does")
     parsed = parser.parse_args()
     if (parsed.kind == "moe-loop") != (parsed.experts > 0):
         parser.error("`--experts` belongs to `--kind moe-loop`, and only to it")
@@ -79,7 +81,7 @@ class SwitchFeedForward(nn.Module):
             if rows.numel() == 0:
                 continue
             result = expert(tokens.index_select(0, rows)) * gate.index_select(0, rows).unsqueeze(1)
-            output = output.index_add(0, rows, result)
+            output = output.index_add(0, rows, result.to(output.dtype))
         experts = len(self.experts)
         share = torch.bincount(chosen, minlength=experts).to(tokens.dtype) / tokens.shape[0]
         self.balance = experts * (share * probabilities.mean(dim=0)).sum()
@@ -121,7 +123,7 @@ def build(options):
             switches.append(switch)
             layer.intermediate = switch
             layer.output = SwitchOutput(layer.output)
-    return model.train(), switches
+    return model.train().to(options.device), switches
 
 
 def build_optimizer(model, options):
@@ -153,7 +155,8 @@ def make_batches(options, count):
         labels[positions] = targets
         ids[positions] = MASK_ID
         shape = (options.batch, options.sequence)
-        batches.append((ids.view(shape), labels.view(shape), positions, targets))
+        batch = (ids.view(shape), labels.view(shape), positions, targets)
+        batches.append(tuple(tensor.to(options.device) for tensor in batch))
     return batches
 
 
@@ -182,7 +185,8 @@ def main():
     seconds = {"step": [], "forward": [], "backward": [], "optimizer": []}
     for index, batch in enumerate(batches):
         start = time.perf_counter()
-        loss = forward(model, switches, batch, options)
+        with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.bf16):
+            loss = forward(model, switches, batch, options)
         after_forward = time.perf_counter()
         loss.backward()
         after_backward = time.perf_counter()

@@ -97,6 +97,7 @@ impl BenchDistill {
                     report.total.is_finite() && norm.is_some(),
                     "step {step} is not finite"
                 );
+                Workload::wait(options.device);
                 Ok(start.elapsed().as_secs_f64())
             };
             let (alone, distilled) = (train(None)?, train(Some(&guide))?);
@@ -104,6 +105,7 @@ impl BenchDistill {
             let masked = Tensor::from_slice(&batch[0].masked_positions);
             let start = Instant::now();
             let forward = guide.teacher().forward(&input, &masked);
+            Workload::wait(options.device);
             let seconds = start.elapsed().as_secs_f64();
             drop(forward);
             if step >= self.workload.warmup {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use rand::RngExt;
 use tcd_export::{ModelConfig, MoeConfig};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::training::bound_spinning;
 use super::{Outcome, out};
@@ -76,6 +76,13 @@ impl Workload {
             bf16: self.bf16,
         })
     }
+
+    /// Waits until the device has done what it was given, which it does beside this program.
+    pub(super) fn wait(device: Device) {
+        if let Device::Cuda(index) = device {
+            tch::Cuda::synchronize(index as i64);
+        }
+    }
 }
 
 fn parse_device(text: &str) -> Result<DeviceConfig, String> {
@@ -120,6 +127,7 @@ impl BenchTrain {
             let leaves: Vec<&Tensor> = model.store.leaves().iter().map(|l| &l.tensor).collect();
             let gradients = Tensor::run_backward(&[&losses.total], &leaves, false, false);
             drop(losses);
+            Workload::wait(model.store.options().device);
             let backward = start.elapsed().as_secs_f64();
             let norm = model.update(
                 &mut optimizer,
@@ -128,6 +136,7 @@ impl BenchTrain {
                 optimizer_config.learning_rate,
             );
             drop(gradients);
+            Workload::wait(model.store.options().device);
             let whole = start.elapsed().as_secs_f64();
             anyhow::ensure!(
                 loss.is_finite() && norm.is_some(),
