@@ -132,7 +132,7 @@ impl Run {
         line("stage", "state", "time", "memory", "what");
         let (mut seconds, mut most, mut left) = (0.0, 0.0f64, 0.0);
         for (stage, standing) in plan.stages.iter().zip(&standings) {
-            let time = stage.cost.map_or(0.0, |cost| machine.seconds(cost.flops));
+            let time = stage.cost.map_or(0.0, |cost| machine.seconds(&cost));
             seconds += time;
             if !matches!(standing, Some(Standing::Done(_))) {
                 left += time;

@@ -19,8 +19,10 @@
 //! bytes: weight, gradient and two moments in f32 for each of `P` parameters, their copies in bf16, what the layers keep for the
 //! backward pass (Korthikanti et al. 2022, equation 1, given for 16 bits: `b` is 1 there, 2 in f32), and logits, their softmax
 //! and its gradient; `T` is here the tokens of one micro-batch. The teacher adds its weights and the hidden states compared.
-//! Seconds are operations over the rate that the machine is said to sustain ([`MachineSection`]). None of this counts the
-//! optimizer's pass over the parameters, evaluation, or the start of a process.
+//! Seconds are operations over the rate that the machine is said to sustain ([`MachineSection`]), and, where its memory's bandwidth
+//! is told, over that the bytes that parameters cause to be moved: in every micro-batch each weight is read forward and backward and
+//! its gradient is written, and the update, by tensor operations, moves 106 bytes a parameter. That is little beside the
+//! products of a vanilla model, and most of the time of many experts. None of this counts evaluation or the start of a process.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,8 @@ pub struct MachineSection {
     /// Rate that one training stage sustains, in 1e9 floating-point operations a second; above 0. Default 60, what one thread
     /// of a server's CPU reaches on small models in f32.
     pub gflops: f64,
+    /// Bandwidth of the memory that parameters lie in, in 1e9 bytes a second; 0 leaves the time of moving them out. Default 0.
+    pub bandwidth_gb: f64,
     /// Memory that training may take, in GB; 0 where unknown. `--dry-run` says where an estimate is above it. Default 0.
     pub memory_gb: f64,
 }
@@ -43,6 +47,7 @@ impl Default for MachineSection {
     fn default() -> Self {
         MachineSection {
             gflops: 60.0,
+            bandwidth_gb: 0.0,
             memory_gb: 0.0,
         }
     }
@@ -55,18 +60,24 @@ impl MachineSection {
         if !(self.gflops > 0.0 && self.gflops.is_finite()) {
             lines.push(format!("`machine.gflops` must be above 0: {}", self.gflops));
         }
-        if !(self.memory_gb >= 0.0 && self.memory_gb.is_finite()) {
-            lines.push(format!(
-                "`machine.memory_gb` must be at least 0: {}",
-                self.memory_gb
-            ));
+        for (key, value) in [
+            ("bandwidth_gb", self.bandwidth_gb),
+            ("memory_gb", self.memory_gb),
+        ] {
+            if !(value >= 0.0 && value.is_finite()) {
+                lines.push(format!("`machine.{key}` must be at least 0: {value}"));
+            }
         }
         lines
     }
 
-    /// Seconds for so many operations.
-    pub fn seconds(&self, flops: f64) -> f64 {
-        flops / (self.gflops * 1e9)
+    /// Seconds that something takes.
+    pub fn seconds(&self, cost: &Cost) -> f64 {
+        let moving = match self.bandwidth_gb {
+            0.0 => 0.0,
+            rate => cost.traffic / (rate * 1e9),
+        };
+        cost.flops / (self.gflops * 1e9) + moving
     }
 }
 
@@ -75,6 +86,8 @@ impl MachineSection {
 pub struct Cost {
     /// Floating-point operations in all.
     pub flops: f64,
+    /// Bytes moved for the parameters in all.
+    pub traffic: f64,
     /// Memory, bytes; that of the device where there is one.
     pub bytes: f64,
 }
@@ -188,10 +201,19 @@ impl Pretraining<'_> {
         (12.0 * checkpoints + 8.0) * parameters
     }
 
+    /// Bytes moved for the parameters in one step.
+    pub fn step_traffic(&self) -> f64 {
+        let width = if self.bf16() { 2.0 } else { 4.0 };
+        let batches = self.run.data.accumulation as f64 * 3.0 * width;
+        (batches + UPDATE) * parameter_count(self.arch, Head::MaskedLm) as f64
+    }
+
     /// The whole run.
     pub fn cost(&self) -> Cost {
+        let steps = self.run.schedule.steps as f64;
         Cost {
-            flops: self.run.schedule.steps as f64 * self.step_flops(),
+            flops: steps * self.step_flops(),
+            traffic: steps * self.step_traffic(),
             bytes: self.memory().total(),
         }
     }
@@ -220,11 +242,17 @@ pub fn finetuning(arch: &Architecture, rows: usize, passes: f64, batch: usize) -
     let tokens = (rows * TASK_TOKENS) as f64 * passes;
     let (l, h) = (arch.num_hidden_layers as f64, arch.hidden_size as f64);
     let kept = l * (batch * TASK_TOKENS) as f64 * h * 34.0 * 2.0;
+    let parameters = parameter_count(arch, Head::MaskedLm) as f64;
+    let steps = rows as f64 * passes / batch as f64;
     Cost {
         flops: 3.0 * forward_flops(arch, tokens, TASK_TOKENS, 0.0),
-        bytes: 16.0 * parameter_count(arch, Head::MaskedLm) as f64 + kept,
+        traffic: steps * (12.0 + UPDATE) * parameters,
+        bytes: 16.0 * parameters + kept,
     }
 }
+
+/// Bytes that an update moves for each parameter, by the tensor operations of [`crate::train::optimizer`].
+const UPDATE: f64 = 106.0;
 
 /// Tokens of a row of GLUE, about: batches are padded to their longest row only.
 pub const TASK_TOKENS: usize = 40;
@@ -316,6 +344,35 @@ mod tests {
         let more = taught.step_flops() / mixture.step_flops();
         assert!(more > 1.2 && more < 2.0, "{more}");
         assert!(taught.memory().teacher > 0.0);
+    }
+
+    /// The steps of docs/benchmarks.md, measured on an H100, within a fifth: micro-batches of 64 rows of 128, each with an update.
+    #[test]
+    fn steps_of_the_papers_size_take_what_was_measured() {
+        let machine = MachineSection {
+            gflops: 200_000.0,
+            bandwidth_gb: 2000.0,
+            ..MachineSection::default()
+        };
+        let mut run = RunConfig::default();
+        run.data.batch_size = 64;
+        run.schedule.steps = 1;
+        for (experts, measured) in [(0, 0.0268), (16, 0.0908), (64, 0.2149)] {
+            let mut config = ModelConfig::new(30_522, 12, 768, 12, 3072);
+            config.moe = (experts > 0).then(|| MoeConfig::new(experts));
+            let arch = config.validate().unwrap();
+            let estimate = Pretraining {
+                device: DeviceConfig::Cuda(0),
+                ..pretraining(&run, &arch, None)
+            };
+            let share = machine.seconds(&estimate.cost()) / measured;
+            assert!((0.8..1.2).contains(&share), "{experts} experts: {share}");
+            let products = MachineSection {
+                bandwidth_gb: 0.0,
+                ..machine.clone()
+            };
+            assert!(products.seconds(&estimate.cost()) < machine.seconds(&estimate.cost()));
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::{names, pretrain, refuse, small_corpus, succeed, tiny_run, weights};
 
@@ -19,6 +20,31 @@ fn unfinished(checkpoints: &Path) -> Vec<String> {
     let mut names = names(checkpoints);
     names.retain(|n| n.starts_with('.'));
     names
+}
+
+/// Bytes of the largest file below a directory.
+fn largest_file(dir: &Path) -> u64 {
+    let size = |entry: fs::DirEntry| match entry.file_type().unwrap().is_dir() {
+        true => largest_file(&entry.path()),
+        false => entry.metadata().unwrap().len(),
+    };
+    let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+    entries.map(size).max().unwrap_or(0)
+}
+
+/// The command in a shell that allows it files of so many bytes: the system ends it with a signal when it writes more.
+fn limited(command: &Command, bytes: u64) -> Command {
+    let mut shell = Command::new("sh");
+    let script = format!("ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+    shell.arg("-c").arg(script).arg(command.get_program());
+    shell.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
 }
 
 #[test]
@@ -37,46 +63,50 @@ fn killed_at_any_point_and_resumed_a_run_ends_in_the_same_bytes() {
         let config = tiny_run(&dir, &small.corpus, more);
         let start = |run: &Path| pretrain(&config, run);
         let whole = dir.join("whole");
-        let began = Instant::now();
         succeed(&mut start(&whole));
-        let time = began.elapsed();
         let expected = weights(&whole);
 
         let killed = dir.join("killed");
-        let (mut kills, mut torn) = (0, 0);
-        let mut wait = 0.35;
+        // The first time halfway through writing the largest file of a checkpoint, where the system ends it.
+        let checkpoints = killed.join("checkpoints");
+        let status = limited(
+            &start(&killed),
+            largest_file(&whole.join("checkpoints")) / 2,
+        )
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+        assert_eq!(status.code(), None, "{name}: ended by a signal");
+        assert!(
+            !unfinished(&checkpoints).is_empty(),
+            "{name}: no checkpoint was being written"
+        );
+        let logged =
+            || fs::read_to_string(killed.join("metrics.jsonl")).map_or(0, |t| t.lines().count());
+        let mut kills = 1;
         while !killed.join("model").exists() {
-            let before = unfinished(&killed.join("checkpoints"));
+            let before = unfinished(&checkpoints);
             let mut child = start(&killed)
                 .arg("--resume")
-                .stderr(std::process::Stdio::null())
+                .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            // Kill while a checkpoint is being written, if one is met; else after a time that differs each round.
-            let until = Instant::now() + time.mul_f64(wait);
-            let checkpoints = killed.join("checkpoints");
+            // Kill while a checkpoint is being written, if one is met; else when the log has grown, each round by another amount.
+            let goal = logged() + kills % 4;
             let writing =
                 || kills % 2 == 1 && unfinished(&checkpoints).iter().any(|n| !before.contains(n));
-            while child.try_wait().unwrap().is_none() && Instant::now() < until && !writing() {
+            while child.try_wait().unwrap().is_none()
+                && (kills > 12 || (logged() <= goal && !writing()))
+            {
                 sleep(Duration::from_micros(300));
             }
             let _ = child.kill();
             if !child.wait().unwrap().success() {
                 kills += 1;
-                torn += usize::from(unfinished(&checkpoints).iter().any(|n| !before.contains(n)));
             }
-            wait = if kills > 12 {
-                5.0
-            } else {
-                0.35 + 0.13 * f64::from(kills % 5)
-            };
         }
         assert!(
-            torn >= 1,
-            "{name}: no kill of {kills} fell into the writing of a checkpoint"
-        );
-        assert!(
-            unfinished(&killed.join("checkpoints")).is_empty(),
+            unfinished(&checkpoints).is_empty(),
             "{name}: torn checkpoints are left"
         );
         let hidden: Vec<String> = names(&killed)

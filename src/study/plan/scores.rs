@@ -153,6 +153,7 @@ impl Maker<'_> {
                 for task in tasks {
                     let one = self.finetuning_cost(model, task, train_rows, passes);
                     cost.flops += one.flops;
+                    cost.traffic += one.traffic;
                     cost.bytes = cost.bytes.max(one.bytes);
                 }
                 let stage = Stage {
