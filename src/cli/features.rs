@@ -23,7 +23,7 @@ use super::rows::{Rows, Source};
 use super::{Outcome, command_line, note};
 use crate::eval::encode::{Padded, batches, encode};
 use crate::eval::model::Model;
-use crate::eval::runtimes;
+use crate::eval::{run, runtimes};
 
 /// Arguments of `tcd features`.
 ///
@@ -170,7 +170,8 @@ impl Features {
                 temporary: None,
             },
         };
-        let mut session = self.engine.load(&*runtime, &file.path, &wanted.outputs())?;
+        let session = self.engine.load(&*runtime, &file.path, &wanted.outputs())?;
+        let mut workers = session.workers();
         drop(file);
 
         let mut starts = vec![0];
@@ -184,20 +185,21 @@ impl Features {
         fixed(&mut writer, &set, &rows, &starts)?;
         unmasked(&mut writer, &set, &targets, &starts)?;
         let progress = Progress::new("features", "rows", set.rows.len());
-        for batch in batches(&set, self.engine.batch_size(&model, 1)) {
-            let padded = Padded::new(&set, &batch);
-            let outputs = session
-                .run(&padded.feed())
-                .map_err(anyhow::Error::from_boxed)?;
-            for output in &outputs {
-                if self.masked && output.name == "logits" {
-                    likely(&mut writer, output, &set, &batch, &targets, &starts)?;
-                    continue;
+        let size = self.engine.batch_size(&model, workers.len());
+        for group in batches(&set, size.shared(&set, workers.len())).chunks(workers.len()) {
+            let padded: Vec<Padded> = group.iter().map(|batch| Padded::new(&set, batch)).collect();
+            let outputs = run::together(&mut workers, &padded)?;
+            for ((batch, padded), outputs) in group.iter().zip(&padded).zip(&outputs) {
+                for output in outputs {
+                    if self.masked && output.name == "logits" {
+                        likely(&mut writer, output, &set, batch, &targets, &starts)?;
+                        continue;
+                    }
+                    let slot = wanted.slot(&output.name);
+                    place(&mut writer, &slot, output, padded, batch, &set, &starts)?;
                 }
-                let slot = wanted.slot(&output.name);
-                place(&mut writer, &slot, output, &padded, &batch, &set, &starts)?;
+                progress.advance(batch.len());
             }
-            progress.advance(batch.len());
         }
         drop(progress);
         writer.finish()?;

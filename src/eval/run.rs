@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tcd_export::runtime::{Runnable, RuntimeError};
+use tcd_export::runtime::{Output, Runnable, RuntimeError};
 use thiserror::Error;
 
 use super::encode::{BatchSize, EncodedSet, Padded, batches};
@@ -135,6 +135,40 @@ pub fn run(
     Ok(Logits { width, values })
 }
 
+/// Runs as many batches as there are sessions, or fewer, beside each other; the outputs of each.
+pub fn together(
+    sessions: &mut [Box<dyn Runnable>],
+    batches: &[Padded],
+) -> Result<Vec<Vec<Output>>, RunError> {
+    if let ([session, ..], [batch]) = (&mut *sessions, batches) {
+        return Ok(vec![outputs(session.as_mut(), batch)?]);
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = sessions
+            .iter_mut()
+            .zip(batches)
+            .map(|(session, batch)| scope.spawn(|| outputs(session.as_mut(), batch)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+fn outputs(session: &mut dyn Runnable, padded: &Padded) -> Result<Vec<Output>, RunError> {
+    session
+        .run(&padded.feed())
+        .map_err(|source| RunError::Engine {
+            batch: padded.batch,
+            sequence: padded.sequence,
+            source,
+        })
+}
+
 fn one(
     session: &mut dyn Runnable,
     set: &EncodedSet,
@@ -142,13 +176,7 @@ fn one(
     width: usize,
 ) -> Result<Vec<f32>, RunError> {
     let padded = Padded::new(set, batch);
-    let outputs = session
-        .run(&padded.feed())
-        .map_err(|source| RunError::Engine {
-            batch: padded.batch,
-            sequence: padded.sequence,
-            source,
-        })?;
+    let outputs = outputs(session, &padded)?;
     let expected = [batch.len(), width];
     let fits = |shape: &[usize]| shape == expected || (width == 1 && shape == [batch.len()]);
     match outputs
@@ -229,7 +257,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::eval::encode::Row;
-    use tcd_export::runtime::{Feed, Output};
+    use tcd_export::runtime::Feed;
 
     /// Gives each row the sum of its real tokens, and of those of type 1, so a row in a wrong place or a padded position shows.
     struct Sums {
@@ -310,6 +338,25 @@ mod tests {
                 assert_eq!(outputs, [(n * n) as f32, (n * (n - n / 2)) as f32]);
             }
         }
+    }
+
+    #[test]
+    fn batches_beside_each_other_give_what_each_gives_alone() {
+        let set = set(&[4, 9, 6, 31]);
+        let mut sessions: Vec<Box<dyn Runnable>> = (0..3)
+            .map(|_| Box::new(Sums { name: "logits" }) as _)
+            .collect();
+        let padded = |rows: &[usize]| Padded::new(&set, rows);
+        for count in 1..=3 {
+            let batches = &[padded(&[0]), padded(&[1, 2]), padded(&[2])][..count];
+            let all = together(&mut sessions, batches).unwrap();
+            assert_eq!(all.len(), count);
+            for (got, batch) in all.iter().zip(batches) {
+                assert_eq!(*got, outputs(sessions[0].as_mut(), batch).unwrap());
+            }
+        }
+        let wrong = together(&mut sessions, &[padded(&[0]), padded(&[3])]);
+        assert!(matches!(wrong, Err(RunError::Engine { sequence: 31, .. })));
     }
 
     #[test]
