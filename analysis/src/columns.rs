@@ -48,15 +48,18 @@ impl<T: Real> Columns<T> {
     /// Lets go of what was held, for up to `rows` rows of `width`.
     pub fn start(&mut self, rows: usize, width: usize) {
         (self.rows, self.width) = (0, width);
-        match (&mut self.form, available::<T>()) {
-            (Form::Panels(lanes), true) => lanes.clear(),
-            (form, true) => *form = Form::Panels(Vec::new()),
-            (Form::Rows(held), false) => held.clear(),
-            (form, false) => *form = Form::Rows(Vec::new()),
+        if available::<T>() && matches!(self.form, Form::Rows(_)) {
+            self.form = Form::Panels(Vec::new());
         }
         match &mut self.form {
-            Form::Panels(lanes) => lanes.reserve_exact(rows * width.div_ceil(LANES)),
-            Form::Rows(held) => held.reserve_exact(rows * width),
+            Form::Panels(lanes) => {
+                lanes.clear();
+                lanes.reserve_exact(rows * width.div_ceil(LANES));
+            }
+            Form::Rows(held) => {
+                held.clear();
+                held.reserve_exact(rows * width);
+            }
         }
     }
 

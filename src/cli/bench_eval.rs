@@ -298,7 +298,7 @@ impl Tokens {
             attention_mask: &mask,
             token_type_ids: &types,
         };
-        let timed = |worker: &mut Box<dyn Runnable>| -> Result<Vec<f64>, RuntimeError> {
+        let timed = |_, worker: &mut dyn Runnable| -> Result<Vec<f64>, RuntimeError> {
             let one = |_| {
                 let start = Instant::now();
                 worker.run(&feed)?;
@@ -306,22 +306,11 @@ impl Tokens {
             };
             (0..self.runs + 3).map(one).collect()
         };
+        let times = run::beside(&mut workers, timed).map_err(anyhow::Error::from_boxed)?;
         let many = workers.len() as f64;
-        let (mut first, mut running) = (0f64, Vec::new());
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = workers
-                .iter_mut()
-                .map(|worker| scope.spawn(|| timed(worker)))
-                .collect();
-            threads.into_iter().try_for_each(|thread| {
-                let ended = |_| Err("a thread ended".into());
-                let seconds = thread.join().unwrap_or_else(ended)?;
-                first = first.max(seconds[0]);
-                running.extend(seconds[3..].iter().map(|seconds| seconds / many));
-                Ok::<_, RuntimeError>(())
-            })
-        })
-        .map_err(anyhow::Error::from_boxed)?;
+        let first = times.iter().map(|times| times[0]).fold(0.0, f64::max);
+        let after = times.iter().flat_map(|times| &times[3..]);
+        let running: Vec<f64> = after.map(|seconds| seconds / many).collect();
         let line = json!({"load_seconds": load, "first_seconds": first, "run_seconds": running});
         out(&line.to_string());
         Ok(Outcome::Done)

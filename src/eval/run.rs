@@ -114,23 +114,10 @@ pub fn run(
         }
         Ok(())
     };
-    match sessions {
-        [] => return Err(RunError::NoSession),
-        [session] => work(session.as_mut())?,
-        sessions => std::thread::scope(|scope| {
-            let threads: Vec<_> = sessions
-                .iter_mut()
-                .map(|session| scope.spawn(|| work(session.as_mut())))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| match thread.join() {
-                    Ok(result) => result,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                })
-                .fold(Ok(()), Result::and)
-        })?,
+    if sessions.is_empty() {
+        return Err(RunError::NoSession);
     }
+    beside(sessions, |_, session| work(session))?;
     let values = values.into_inner().unwrap_or_else(|e| e.into_inner());
     Ok(Logits { width, values })
 }
@@ -140,14 +127,24 @@ pub fn together(
     sessions: &mut [Box<dyn Runnable>],
     batches: &[Padded],
 ) -> Result<Vec<Vec<Output>>, RunError> {
-    if let ([session, ..], [batch]) = (&mut *sessions, batches) {
-        return Ok(vec![outputs(session.as_mut(), batch)?]);
+    let sessions = &mut sessions[..batches.len()];
+    beside(sessions, |index, session| outputs(session, &batches[index]))
+}
+
+/// Does something with every session, each on a thread of its own, a single one on this thread; what it gives, or the first error.
+pub fn beside<R: Send, E: Send>(
+    sessions: &mut [Box<dyn Runnable>],
+    work: impl Fn(usize, &mut dyn Runnable) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    if let [session] = sessions {
+        return Ok(vec![work(0, session.as_mut())?]);
     }
+    let work = &work;
     std::thread::scope(|scope| {
         let threads: Vec<_> = sessions
             .iter_mut()
-            .zip(batches)
-            .map(|(session, batch)| scope.spawn(|| outputs(session.as_mut(), batch)))
+            .enumerate()
+            .map(|(index, session)| scope.spawn(move || work(index, session.as_mut())))
             .collect();
         threads
             .into_iter()

@@ -90,16 +90,12 @@ impl AdamW {
         clip: f64,
         rate: f64,
     ) -> Option<f64> {
+        let _no_grad = tch::no_grad_guard();
         let cpu = store.buffer().device() == Device::Cpu;
-        let spans = if cpu {
-            Vec::new()
-        } else {
-            tch::no_grad(|| spans(store.leaves(), gradients))
-        };
-        let norm = if cpu {
-            AdamW::norm(gradients)
-        } else {
-            tch::no_grad(|| span_norm(&spans))
+        let spans = (!cpu).then(|| spans(store.leaves(), gradients));
+        let norm = match &spans {
+            None => AdamW::norm(gradients),
+            Some(spans) => span_norm(spans),
         };
         if !norm.is_finite() {
             return None;
@@ -110,10 +106,9 @@ impl AdamW {
             1.0
         };
         self.updates += 1;
-        if cpu {
-            self.step(store, gradients, rate, scale);
-        } else {
-            tch::no_grad(|| self.step_spans(store, &spans, rate, scale));
+        match &spans {
+            None => self.step(store, gradients, rate, scale),
+            Some(spans) => self.step_spans(store, spans, rate, scale),
         }
         store.refresh();
         Some(norm)

@@ -363,10 +363,9 @@ fn add_weighted<T: Real>(blocks: &[Block<T>], taps: &mut [TapSums]) {
     let rows = blocks.first().map_or(0, |b| b.norms.len());
     let mut norms = Columns::default();
     norms.start(rows, blocks.len());
-    for run in (0..rows).collect::<Vec<_>>().chunks(RUN) {
-        let values: Vec<T> = run
-            .iter()
-            .flat_map(|&i| blocks.iter().map(move |b| T::of(b.norms[i])))
+    for start in (0..rows).step_by(RUN) {
+        let values: Vec<T> = (start..rows.min(start + RUN))
+            .flat_map(|i| blocks.iter().map(move |b| T::of(b.norms[i])))
             .collect();
         norms.push(&values);
     }
